@@ -33,9 +33,10 @@ NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data (linux/seccomp.h)."""
 ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "little")
 """A filter that allows every call."""
-SHIELD_ROOM, EXITS_ROOM, LISTENER_ROOM, KEY_ROOM = 161, 13, 17, 81
-"""The most instructions that `shielded`, `notifying_on_exit`, `without_listener` and `arming.inject.Key.passing` add."""
-ROOM = SHIELD_ROOM + EXITS_ROOM + LISTENER_ROOM + KEY_ROOM
+SHIELD_ROOM, RECEIVING_ROOM, EXITS_ROOM, LISTENER_ROOM, KEY_ROOM = 161, 9, 13, 17, 81
+"""The most instructions that `shielded` (these two), `notifying_on_exit`, `without_listener` and `arming.inject.Key.passing`
+add."""
+ROOM = SHIELD_ROOM + RECEIVING_ROOM + EXITS_ROOM + LISTENER_ROOM + KEY_ROOM
 _SIZE = linux.BPF_INSTRUCTION
 _WORD = 0xFFFFFFFF
 _RUNS = (linux.SECCOMP_RET_ALLOW, linux.SECCOMP_RET_LOG)
@@ -87,13 +88,18 @@ class Filter:
         """Return the 32-bit answer to a call: SECCOMP_RET_* with its data."""
         call = arch, number
         if call not in self._constant:
-            self._constant[call] = self._answer([number, arch, *[None] * (_WORDS - 2)])
+            self._constant[call] = self.constant({NUMBER: number, ARCH: arch})
         answer = self._constant[call]
         if answer is None:
             words = [half for value in (ip, *arguments) for half in (value & _WORD, value >> 32)]
             answer = self._answer([number, arch, *words])
             assert answer is not None
         return answer
+
+    def constant(self, known: Mapping[int, int]) -> int | None:
+        """Return the answer to each call with these 32-bit words, by where they are in struct seccomp_data; None if it depends
+        on the others."""
+        return self._answer([known.get(place) for place in range(0, 4 * _WORDS, 4)])
 
     def allows(self, arch: int, number: int, ip: int, arguments: Sequence[int]) -> bool:
         """Return whether the filter allows the call, perhaps logging it."""
@@ -252,7 +258,8 @@ def read_shield() -> bytes:
 
 
 def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:
-    """Return the filter after instructions that deny calls on these processes: the helper, and its stand-in if there is one.
+    """Return the filter after instructions that deny calls on these processes: the helper, and its stand-in if there is one;
+    before all stand those of `_receiving_at_once`.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
     `before`: the result of `read_shield`, if that has been called already.  Raises OSError."""
@@ -260,7 +267,20 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
     for placeholder, pid in zip(NO_PIDS, processes, strict=False):
         for sign in (1, -1):
             before = before.replace(_word(sign * placeholder), _word(sign * pid))
-    return before + filter_
+    return _receiving_at_once(before + filter_)
+
+
+def _receiving_at_once(filter_: bytes) -> bytes:
+    """Return the filter after RECEIVING_ROOM instructions that let recvfrom(2) run at once if its fifth argument is NULL, where
+    the filter lets it run whatever the others are; the filter alone where it does not.  Servers receive often, and the kernel
+    keeps no answer that depends on an argument."""
+    halves = ARGUMENTS + 8 * 4, ARGUMENTS + 8 * 4 + 4
+    looks = LOAD.to_bytes(4, "little") + _word(halves[0])
+    known = {NUMBER: MACHINE.native.numbers["recvfrom"], ARCH: MACHINE.native.audit, **dict.fromkeys(halves, 0)}
+    if looks not in filter_ or Filter(filter_).constant(known) != linux.SECCOMP_RET_ALLOW:
+        return filter_
+    same = [line for place in (ARCH, NUMBER, *halves) for line in ((LOAD, place), (EQUAL, known[place], "", "on"))]
+    return assembled([*same, (RETURN, linux.SECCOMP_RET_ALLOW), "on"]) + filter_
 
 
 def without_listener(filter_: bytes) -> bytes:

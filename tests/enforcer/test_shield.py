@@ -9,11 +9,24 @@ import make_helper_filter
 import pytest
 
 import callfence.enforcer.bpf
-from callfence.enforcer.bpf import SHIELD_ROOM, shielded
+from callfence.enforcer.bpf import (
+    ALL_RUN,
+    ARGUMENTS,
+    EQUAL,
+    LOAD,
+    RECEIVING_ROOM,
+    RETURN,
+    SHIELD_ROOM,
+    assembled,
+    chain,
+    notifying_filter,
+    shielded,
+)
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
-from callfence.tracer import pids
+from callfence.tracer import linux, pids
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
+from callfence.tracer.machine import MACHINE
 from callfence.tracer.machine.numbers import column
 
 ALLOW, DENIED = 0x7FFF0000, 0x00050000 | errno.EPERM
@@ -109,6 +122,24 @@ def test_no_other_call_changes() -> None:
 
 def test_the_room_that_it_takes() -> None:
     assert len(FILTER) == 8 * (SHIELD_ROOM + 1)
+
+
+def receiving(address: int, flags: int = 0) -> Event:
+    return Event(NATIVE.audit, table(NATIVE).by_name["recvfrom"].number, (3, 0, 0, flags, address, 0))
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_what_is_received_without_an_address_is_judged_first(is_allowed: bool) -> None:
+    """Where it runs whatever its other arguments are."""
+    no_peeking = assembled([(LOAD, ARGUMENTS + 8 * 3), (EQUAL, 2, "", "else"), (RETURN, DENIED), "else", (RETURN, ALLOW)])
+    judged = chain([ALL_RUN if is_allowed else no_peeking, notifying_filter([], [*MACHINE.calls("recvfrom")])], reports=True)
+    filter_ = shielded(judged, (HELPER, STAND_IN))
+    assert len(filter_) == len(judged) + 8 * (SHIELD_ROOM + RECEIVING_ROOM * is_allowed)
+    for address, flags in ((0, 0), (1, 0), (1 << 32, 0), (0, 2)):
+        assert bpf.run(filter_, receiving(address, flags)) == bpf.run(judged, receiving(address, flags))
+    if is_allowed:
+        assert bpf.run(filter_[: 8 * RECEIVING_ROOM] + assembled([(RETURN, DENIED)]), receiving(0)) == ALLOW
+    assert bpf.run(filter_, receiving(1 << 32)) == linux.SECCOMP_RET_USER_NOTIF
 
 
 def test_the_instructions_are_those_of_the_table() -> None:
