@@ -51,8 +51,6 @@ class Notification(linux.Structure):
     arguments: Any
 
 
-_SHORT = frozenset(convention.audit for convention in MACHINE.conventions if convention.pointer == 4)
-"""AUDIT_ARCH_* whose calls take 32 bits of each register: code of 64 bits may leave others there (int 0x80)."""
 _SIZE = linux.sizeof(Notification)
 _Bytes = linux.c_char * _SIZE
 
@@ -81,8 +79,8 @@ class Request:
     __slots__ = ("arguments", "call", "is_gone", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
-        if call.arch in _SHORT:
-            for place in range(6):
+        if call.arch == MACHINE.compat.audit:
+            for place in range(6):  # code of 64 bits may leave other bits there (int 0x80)
                 call.arguments[place] &= 0xFFFFFFFF
         self.call = call
         self.arguments: Sequence[int] = call.arguments

@@ -351,6 +351,9 @@ _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instru
 
 
 def event_of(info: bytearray, tid: int) -> Event:
-    """Return the call in a struct ptrace_syscall_info of an entry or seccomp stop."""
+    """Return the call in a struct ptrace_syscall_info of an entry or seccomp stop.  A call of 32 bits has as many of each
+    register: code of 64 bits may leave others there (int 0x80)."""
     arch, ip, number, *arguments = _EVENT.unpack_from(info)
+    if arch == MACHINE.compat.audit:
+        arguments = [value & 0xFFFFFFFF for value in arguments]
     return Event(arch, number & 0xFFFFFFFF, (*arguments,), ip, tid)

@@ -6,7 +6,7 @@ import struct
 from types import SimpleNamespace
 from typing import Any
 
-from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from callfence.tracer.calls import Calls
 from callfence.tracer.kernel import event_of
 from callfence.tracer.task import Task, Way
@@ -21,6 +21,16 @@ def info(name: str) -> bytearray:
     """A struct ptrace_syscall_info of a call."""
     number = table(NATIVE).by_name[name].number
     return bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, number, *[0] * 6))
+
+
+def test_a_call_of_32_bits_takes_as_many_of_each_register() -> None:
+    """Else what its pointers point to was not learned, where code of 64 bits had made it."""
+
+    def arguments(arch: Arch) -> tuple[int, ...]:
+        return event_of(bytearray(struct.pack("<4xIQ8xQ6Q", arch.audit, 0, READ, *[0x5A5A00000007] * 6)), 7).arguments
+
+    assert arguments(COMPAT) == (7,) * 6
+    assert arguments(NATIVE) == (0x5A5A00000007,) * 6
 
 
 def test_a_write_is_still_watched_after_the_line_below_it_was_erased() -> None:
