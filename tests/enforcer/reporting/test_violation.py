@@ -106,3 +106,10 @@ def test_where_reports_go_to_a_log_complaints_go_to_standard_error_until_the_pro
     assert os.read(reader, 99) + os.read(reader, 99) == b"enforce: one\n"
     os.close(reader)
     assert Reporter(Destination(-1, TEXT), list, audit=False, stderr=2).stderr == -1
+
+
+def test_a_call_that_failed_is_named_with_what_it_asked_for():
+    tcsetsw = 0x5403  # asm-generic/ioctls.h
+    assert report.selected(event("ioctl", 0, tcsetsw, 0x1000)) == "ioctl(cmd=TCSETSW)"
+    assert report.selected(event("getpid")) == "getpid"
+    assert report.selected(event("getpid")._replace(number=9999)) == "unknown calls"
