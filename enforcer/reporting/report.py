@@ -12,10 +12,11 @@ from callfence.enforcer.reporting.violation import Recorded, Violation, caller_f
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.evidence.facts import Places, Union, Varying, facts
 from callfence.policygen.evidence.pointed import Value, pointed
+from callfence.policygen.language.naming import format_call
 from callfence.policygen.learning.extend import allowing_line
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from callfence.policygen.text import printable
-from callfence.tracer.abi import NATIVE, Arch, Event, constants, table
+from callfence.tracer.abi import NATIVE, Arch, Event, Kind, constants, table
 from callfence.tracer.proc import owner, proc
 
 if TYPE_CHECKING:
@@ -129,7 +130,11 @@ class Reports:
 
     def failed(self, event: Event, number: int) -> None:
         """Count a call that failed with this errno and was not denied, for `summarise` to write it to the log."""
-        self._failed[f"{call_name(event)} with {constants.family('errno', NATIVE).format(number)}"] += 1
+        error, arch = constants.family("errno", NATIVE).format(number), Arch.from_audit(event.arch)
+        answer = f"{selected(event)}{'' if arch is NATIVE else f' ({arch})'} with {error}"
+        if answer not in self._failed and len(self._failed) >= _MOST_FAILED:  # a program may vary what it asks for
+            answer = f"{call_name(event)} with {error}"
+        self._failed[answer] += 1
 
     def say(self, text: str, level: str = "") -> None:
         """Write a message that is not about a violation.  `level`: "note" for one that tells of nothing wrong."""
@@ -163,7 +168,8 @@ class Reports:
         self._undescribed.clear()
         if self._failed and (self._reporter.log or self._judge):
             counts = ", ".join(f"{answer}{f' ({count} times)' * (count > 1)}" for answer, count in sorted(self._failed.items()))
-            self.say(f"not denied, but failed as on a machine that cannot do what they ask for: {counts}", "note")
+            allowing = "`enforce --audit` reports the lines that allow them"
+            self.say(f"not denied, but failed as on a machine that cannot do what they ask for ({allowing}): {counts}", "note")
         self._failed.clear()
         if self._judge and (count := self._judge.unjudged):
             many = f"{count} are in no report if they were" if count > 1 else "1 is in no report if it was"
@@ -297,6 +303,18 @@ def call_name(event: Event) -> str:
     return f"{call.name} ({arch})" if call else "unknown calls"
 
 
+def selected(event: Event) -> str:
+    """Return a call with the arguments that select what it does: `ioctl(cmd=TCSETSW)`; its name alone if it has none."""
+    arch = Arch.from_audit(event.arch)
+    call = table(arch).by_number.get(event.number) if arch else None
+    if call is None:
+        return call_name(event)
+    hidden = [index for index, argument in enumerate(call.arguments) if argument.kind is not Kind.SELECTOR]
+    return format_call(event, hidden=hidden) if len(hidden) < len(call.arguments) else call.name
+
+
+_MOST_FAILED = 32
+"""Number of calls that failed without being denied that are counted each by itself."""
 QUIET = 1.0
 """After how many seconds without violations counts are reported first; the interval doubles with each count of a violation."""
 LONG = 60.0

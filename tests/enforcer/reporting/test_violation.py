@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -12,10 +13,12 @@ from callfence.enforcer.files.unreachable import Ungranted
 from callfence.enforcer.reporting import report
 from callfence.enforcer.reporting.destination import LINES, TEXT, Destination
 from callfence.enforcer.reporting.events import Log
+from callfence.enforcer.reporting.output import Output
 from callfence.enforcer.reporting.reporter import Reporter
 from callfence.enforcer.reporting.violation import REFUSED, Violation
 from callfence.policygen.evidence.facts import Union
 from callfence.policygen.model import KILL, Action, ActionKind
+from callfence.tracer.abi import NATIVE
 
 NOTIFY, TRAP, EPERM = Action(ActionKind.NOTIFY), Action(ActionKind.TRAP), Action(ActionKind.ERRNO, 1)
 READ = Ungranted("a", "path /x", "read", "EACCES", "")
@@ -106,3 +109,26 @@ def test_where_reports_go_to_a_log_complaints_go_to_standard_error_until_the_pro
     assert os.read(reader, 99) + os.read(reader, 99) == b"enforce: one\n"
     os.close(reader)
     assert Reporter(Destination(-1, TEXT), list, audit=False, stderr=2).stderr == -1
+
+
+def test_a_call_that_failed_is_named_with_what_it_asked_for():
+    tcsetsw = 0x5403  # asm-generic/ioctls.h
+    assert report.selected(event("ioctl", 0, tcsetsw, 0x1000)) == "ioctl(cmd=TCSETSW)"
+    assert report.selected(event("getpid")) == "getpid"
+    assert report.selected(event("getpid")._replace(number=9999)) == "unknown calls"
+
+
+def test_a_program_that_varies_what_it_asks_for_makes_no_long_note():
+    ours, theirs = os.pipe()
+    log = Log(Destination(theirs, LINES), [])
+    log.start = {"command": ["app"]}
+    reporter = Reporter(log.destination, list, audit=False, log=log)
+    reports = report.Reports(reporter, Output(reporter))
+    for option in range(1, 1001):
+        reports.failed(event("prctl", -option), 22)
+    reports.summarise()
+    os.close(theirs)
+    with open(ours) as lines:
+        _, note = map(json.loads, lines)
+    assert note["message"].count(" with EINVAL") == 33
+    assert f"prctl ({NATIVE}) with EINVAL (968 times)" in note["message"]
