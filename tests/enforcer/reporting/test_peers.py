@@ -131,7 +131,7 @@ def test_somebody_is_asked_about_what_a_line_would_allow(
     case.loaded.reports = SimpleNamespace(report_peer=lambda *_: case.done.append("reported"))
     refusal: Any = SimpleNamespace(rule=(("a.policy", line),), error=error)
     asker = SimpleNamespace(ask=lambda *_: case.done.append("asked"), remembered=lambda _rule: remembered)
-    asker.suggest = lambda *_, is_lookup: case.done.append("suggested")
+    asker.suggest = lambda *_, is_lookup: case.done.append("suggested" if is_lookup else "put")
     case.loaded.asker = asker
     assert (case.peers._deny(case.request, refusal), case.done) == (waits, done)
     case.loaded.asker = None
