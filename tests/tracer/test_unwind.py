@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from callfence.tracer.unwinding import tables
+from callfence.tracer.unwinding import callers, tables
 from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
-from callfence.tracer.unwinding.tables import Tables
+from callfence.tracer.unwinding.tables import Row, Tables
 
 LINES = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line]
 REFUSED = (ValueError, LookupError, StopIteration, struct.error)
@@ -120,3 +120,18 @@ def test_a_line_is_one_whatever_the_name_of_the_file(tmp_path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ):
         names = [mapped.file[2] for mapped in Maps.of(os.getpid()).all()]
     assert names.count(str(path)) == 1
+
+
+def test_a_caller_outside_of_libc_is_found_by_the_frame_pointer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word of the stack is read alone: those beside it are not 0."""
+    maps = Maps(
+        "0000000000001000-0000000000002000 r-xp 00000000 00:01 1 /lib/libc.so.6\n"
+        "0000000000005000-0000000000006000 r-xp 00000000 00:01 2 /bin/app\n"
+    )
+    rows = {0x1100: Row(True, 32, -24, -8), 0x1500: Row(False, 16, None, -8)}
+    monkeypatch.setattr(callers, "_row", lambda _maps, _mapped, ip, _read: rows.get(ip + 1))
+    top = 0x7000
+    words = {top: 7, top + 8: top + 0x60, top + 16: 7, top + 24: 0x1500, top + 32: 7, top + 0x68: 0x5100, top + 0x70: 7}
+    stack = b"".join(words.get(at, 0xAB).to_bytes(8, "little") for at in range(top, top + 0x100, 8))
+    found = outside(maps, Registers(0x1100, top, 0), lambda at, length: stack[at - top : at - top + length])
+    assert found == 0x5100

@@ -110,6 +110,15 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
     assert 'pathname="./left"' in evidence(tmp_path)
 
 
+def test_calls_are_failed_until_many_runs_in_a_row_bring_nothing_new(tmp_path: Path, app: Path) -> None:
+    code = "import sys\nfrom callfence.learning.rehearsal import after\nafter.QUIET = 2\n"
+    code += "from callfence.learning.command import main\nmain(sys.argv[1:])\n"
+    words = ("-o", "it.policy", "--exact", "--rehearse", "--rehearse-only", "faults", "cat", "app")
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    assert b"; 2 runs in a row brought nothing new\n" in done.stderr
+
+
 def test_a_dangerous_grant_is_left_to_a_person(tmp_path: Path, app: Path) -> None:
     done = learn(tmp_path, *FAULTS, "./app", "debugger")
     assert "not added, because allowing them is dangerous: execve; `callfence review it.policy` shows them" in done.stderr

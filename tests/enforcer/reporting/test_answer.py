@@ -90,6 +90,20 @@ def test_under_audit_a_lost_report_is_not_hidden_by_the_exit_status(
     assert case.done == done
 
 
+@pytest.mark.parametrize(("result", "done"), [(None, ["runs"]), (errno.EACCES, [errno.EACCES]), (0, [("finished", 0)])])
+def test_a_listen_that_the_policies_allow_is_answered_once(
+    monkeypatch: pytest.MonkeyPatch, result: int | None, done: list[object]
+) -> None:
+    case = Case(monkeypatch, listens=True)
+    one = event("listen", arch=NATIVE)
+    case.request.call = Notification(task=7, arch=one.arch, number=one.number)
+    monkeypatch.setattr(Answers, "_let_run", lambda *_: False)
+    monkeypatch.setattr(Answers, "_listen", lambda *_: result)
+    monkeypatch.setattr(answer.Loaded, "verdict", lambda *_: SimpleNamespace(denying=()))
+    case.answers._settle(case.request)
+    assert case.done == done
+
+
 LIKE_ANY_OTHER = "a denied call is answered like any other"
 
 

@@ -111,3 +111,29 @@ def test_an_answer_is_carried_out_though_it_cannot_be_reported(
     monkeypatch.setattr(peers, "end_process", lambda _request: case.done.append("killed"))
     case.peers._answered(case.request, None, SimpleNamespace(rule=()), answer)
     assert case.done == done
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "remembered", "waits", "done"),
+    [
+        ("tcp connect: 80", "EACCES", None, True, ["asked"]),
+        ("tcp connect: 80", "EACCES", "no", True, ["asked"]),  # who asks knows the answer
+        ("udp look-up: x", "REFUSED", None, True, ["suggested"]),
+        ("udp look-up: x", "REFUSED", "no", False, ["reported"]),
+        ("", "EACCES", None, False, ["reported"]),  # no line would allow it
+    ],
+)
+def test_somebody_is_asked_about_what_a_line_would_allow(
+    line: str, error: str, remembered: str | None, waits: bool, done: list[object]
+) -> None:
+    case = Case()
+    case.loaded.verdict = lambda _request: "verdict"
+    case.loaded.reports = SimpleNamespace(report_peer=lambda *_: case.done.append("reported"))
+    refusal: Any = SimpleNamespace(rule=(("a.policy", line),), error=error)
+    asker = SimpleNamespace(ask=lambda *_: case.done.append("asked"), remembered=lambda _rule: remembered)
+    asker.suggest = lambda *_, is_lookup: case.done.append("suggested" if is_lookup else "put")
+    case.loaded.asker = asker
+    assert (case.peers._deny(case.request, refusal), case.done) == (waits, done)
+    case.loaded.asker = None
+    case.done.clear()
+    assert (case.peers._deny(case.request, refusal), case.done) == (False, ["reported"])

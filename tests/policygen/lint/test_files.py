@@ -370,3 +370,12 @@ def test_files_that_are_no_longer_confined_are_a_change():
     (change,) = [one for one in changes(old.policy, new.policy) if getattr(one, "word", "").startswith("path")]
     assert (change.word, change.after) == ("path /", "not confined")
     assert resolve(old, new, {change: Decision(Answer.REJECT)}).policy.files == old.policy.files
+
+
+def test_what_learn_files_confines_is_said_to_be_so() -> None:
+    policy = "read: allow\nsocket: allow\nconnect: allow\nsendto: allow\nopenat: allow\ntcp connect x.example: 80\n"
+    found = [one for text in (policy, "default allow\n") for one in lint(parse(text))]
+    of_files = [one for one in found if one.name.startswith(("path ", "tcp ", "udp ", "unix ")) and "x.example" not in one.name]
+    lines = {one.name: "(`learn --files` does)" in one.safer for one in of_files}
+    assert lines == {line: line.startswith(("path ", "tcp ")) for line in lines}
+    assert {line.partition(" ")[0] for line in lines} >= {"path", "udp"}
