@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TITLE = "hosts"
 ROUNDS, STARTS = 9, 20
-COUNTS = {"connect": 3000, "send": 30_000, "sendmsg": 5000, "sendto": 5000}
+COUNTS = {"connect": 3000, "connect while 1,000 others wait": 1000, "send": 30_000, "sendmsg": 5000, "sendto": 5000}
 """How often program.py makes each call."""
 PROGRAM = Path(__file__).with_name("program.py")
 LINES = ("tcp connect 127.0.0.1: any", "tcp connect api.example.org: 443", "udp send 127.0.0.1: any", "unix connect: none")

@@ -99,7 +99,10 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
             return True
         return any(_keeps(policy.files, environment) for policy in policies)
 
-    return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=linking(policies, environment))
+    def led() -> Linking:
+        return linking(policies, environment)
+
+    return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=led)
 
 
 def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> Linking:

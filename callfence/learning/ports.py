@@ -63,11 +63,12 @@ class PortWatcher:
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
         port = named_by(task, event, self._gap, binds=use == "bind")
-        if isinstance(port, int):
-            if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
-                self._ports.add((use, port, task.executable))
-            elif use == "connect" and port == DNS:
-                self._ports.add((UDP_CONNECT, port, task.executable))
+        if not isinstance(port, int) or ((use, port, task.executable) in self._ports and port != DNS):
+            return  # looking at the socket takes as long as the rest
+        if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
+            self._ports.add((use, port, task.executable))
+        elif use == "connect" and port == DNS:
+            self._ports.add((UDP_CONNECT, port, task.executable))
 
     def _listen(self, task: Task, event: Event) -> None:
         """Record port 0 for a TCP socket without a port, which gets one of the kernel's choice (ip(7))."""

@@ -110,11 +110,11 @@ class Hosts:
         *,
         is_audit: bool,
         keeps: Callable[[], bool],
-        linking: Linking,
+        linking: Callable[[], Linking],
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filters`: those
         of all policies as one, by phase, "" for the start.  `environment`: the program's.  `keeps` returns whether the program
-        cannot change `names.files.FILES`.  `linking`: where the program may have put symbolic links.  This process
+        cannot change `names.files.FILES`.  `linking` returns where the program may have put symbolic links.  This process
         must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filters = {phase: Filter(filter_) for phase, filter_ in filters.items()}
@@ -141,7 +141,7 @@ class Hosts:
                 if place := _located(socket, environment):
                     self._add(file, socket, place, linking)
 
-    def _add(self, file: str, socket: str, place: bytes, linking: Linking) -> None:
+    def _add(self, file: str, socket: str, place: bytes, linking: Callable[[], Linking]) -> None:
         """Grant what a line is about, unless it is reached by a link that an earlier run may have made."""
         if socket == ANY or socket.startswith("@"):
             self.sockets[file].append(place)
@@ -149,7 +149,7 @@ class Hosts:
         from callfence.policygen.files.places import LED, is_led
 
         real = os.path.realpath(place)
-        if is_led(place, real, linking):
+        if is_led(place, real, linking()):
             self.remarks.append(f"unix connect {socket} grants nothing: {LED}")
         else:
             self.sockets[file].append(real)

@@ -8,7 +8,6 @@ import time
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts.names import files
-from callfence.policygen.files.places import deciding
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -189,6 +188,8 @@ def _may_be_written(path: str) -> bool:
     """Return whether this process, and so the program, may change a file or put another in its place."""
     if kernel.capabilities()[1]:
         return True
+    from callfence.policygen.files.places import deciding
+
     places = deciding(os.fsencode(path))
     folders = dict.fromkeys(folder for place in places for folder in _above(place))
     for place in (places[-1], *folders):

@@ -31,7 +31,7 @@ def rules(**fields: object) -> Rules:
 
 def test_a_line_that_is_granted_later_permits_a_look_up() -> None:
     content = encode(Files(connect=(), connect_to={"example.org": ((443, 443),)}))
-    hosts = Hosts([("it.policy", content)], {}, (), is_audit=False, keeps=lambda: True, linking=Linking())
+    hosts = Hosts([("it.policy", content)], {}, (), is_audit=False, keeps=lambda: True, linking=Linking)
     (_, granted), name = hosts.policies[0], "_http._tcp.example.org"
     assert granted.spare(name) is None
     hosts.grant("it.policy", f"dns query {name}")
