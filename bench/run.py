@@ -38,6 +38,8 @@ _GOALS = "The goals"
 
 def main(arguments: list[str]) -> None:
     names = arguments[1:]
+    if unknown := {*names} - {benchmark.__name__ for benchmark in BENCHMARKS}:
+        sys.exit(f"run.py: no benchmark is named {', '.join(sorted(unknown))}")
     page = _read(Path(arguments[0])) if names else {}
     goals = {row[0]: row for row in _cells(page.pop(_GOALS, ""))}
     for benchmark in BENCHMARKS:

@@ -22,7 +22,7 @@ class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
     __slots__ = (
-        "_denied", "_files", "_rulesets", "confines_listen", "confining", "held", "is_whole", "name", "remarks", "scope",
+        "_denied", "_judges_files", "_rulesets", "confines_listen", "confining", "held", "is_whole", "name", "remarks", "scope",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +64,7 @@ class Confinement:
         """The rights on files and on ports that nothing grants, and that no ruleset denies yet."""
         try:
             each = [landlock.downgrade(landlock.decode(content), version, makes_calls=makes_calls) for content in encoded]
-            self._files = any(effective.handled_files for effective in each) or self._denied[0] != 0
+            self._judges_files = any(effective.handled_files for effective in each) or self._denied[0] != 0
             for index, effective in enumerate(each):
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
@@ -107,7 +107,7 @@ class Confinement:
         self.is_whole = False
 
     def _create_ruleset(self, effective: landlock.Effective, environment: Sequence[bytes], process: int) -> int:
-        grants_moving = self._files and not effective.handled_files  # files are another ruleset's
+        grants_moving = self._judges_files and not effective.handled_files  # else none moves (landlock(7), REFER)
         handled = landlock.REFER if grants_moving else effective.handled_files
         files, network = self._denied
         ruleset = kernel.landlock_ruleset(handled | files, effective.handled_ports | network, self.scope)

@@ -6,9 +6,9 @@ sockets (security/landlock/net.c).  sendto(2), sendmsg(2) and sendmmsg(2) with M
 sockets fall back to TCP, RDS has the kernel connect, and TCP_ULP makes an SMC socket of a TCP one (Linux 5.17 to 6.19).  So
 these fail as on a kernel that has them switched off, and programs then do what they do there.  openat2(2) and io_uring take all
 of that in memory, where no filter sees it: where the filter might let them run, they fail as on an older kernel.  A ring that
-the program is given, by who has registered credentials with it (io_uring_register(2)), opens files as that process.  So do
-fsopen(2) and fsconfig(2): Landlock judges where a file system is mounted, but not that its driver is started, which writes to
-the device, or makes and removes folders (overlayfs).
+the program is given, by who has registered credentials with it (io_uring_register(2)), opens files as that process.  fsopen(2)
+and fsconfig(2) fail so, too: Landlock judges where a file system is mounted, but not that its driver is started, which writes
+to the device, or makes and removes folders (overlayfs).
 """
 
 from __future__ import annotations

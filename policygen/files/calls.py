@@ -119,32 +119,31 @@ def _queue(flags: int) -> list[Wanted]:
     return [Wanted(AT_FDCWD, 0, right, unnamed=True, path=QUEUES)]
 
 
-_HERE = AT_FDCWD
 _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequence[Wanted | Pair]]] = {
-    "open": lambda a, _: _open(_HERE, a[0], a[1]),
+    "open": lambda a, _: _open(AT_FDCWD, a[0], a[1]),
     "openat": lambda a, _: _open(int_in(a[0]), a[1], a[2]),
     "openat2": _openat2,
-    "creat": lambda a, _: _open(_HERE, a[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC),
-    "execve": lambda a, _: _execute(_HERE, a[0]),
+    "creat": lambda a, _: _open(AT_FDCWD, a[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC),
+    "execve": lambda a, _: _execute(AT_FDCWD, a[0]),
     "execveat": lambda a, _: _execute(int_in(a[0]), a[1], a[4]),
-    "mkdir": lambda a, _: _make(_HERE, a[0], Right.CREATE),
+    "mkdir": lambda a, _: _make(AT_FDCWD, a[0], Right.CREATE),
     "mkdirat": lambda a, _: _make(int_in(a[0]), a[1], Right.CREATE),
-    "mknod": lambda a, _: _mknod(_HERE, a[0], a[1]),
+    "mknod": lambda a, _: _mknod(AT_FDCWD, a[0], a[1]),
     "mknodat": lambda a, _: _mknod(int_in(a[0]), a[1], a[2]),
-    "symlink": lambda a, _: _make(_HERE, a[1], Right.SYMLINK),
+    "symlink": lambda a, _: _make(AT_FDCWD, a[1], Right.SYMLINK),
     "symlinkat": lambda a, _: _make(int_in(a[1]), a[2], Right.SYMLINK),
-    "unlink": lambda a, _: _remove(_HERE, a[0]),
-    "rmdir": lambda a, _: _remove(_HERE, a[0]),
+    "unlink": lambda a, _: _remove(AT_FDCWD, a[0]),
+    "rmdir": lambda a, _: _remove(AT_FDCWD, a[0]),
     "unlinkat": lambda a, _: _remove(int_in(a[0]), a[1]),
-    "rename": lambda a, _: _rename((_HERE, a[0]), (_HERE, a[1])),
+    "rename": lambda a, _: _rename((AT_FDCWD, a[0]), (AT_FDCWD, a[1])),
     "renameat": lambda a, _: _rename((int_in(a[0]), a[1]), (int_in(a[2]), a[3])),
     "renameat2": lambda a, _: _rename((int_in(a[0]), a[1]), (int_in(a[2]), a[3]), a[4]),
-    "link": lambda a, _: _link((_HERE, a[0]), (_HERE, a[1])),
+    "link": lambda a, _: _link((AT_FDCWD, a[0]), (AT_FDCWD, a[1])),
     "linkat": lambda a, _: _link((int_in(a[0]), a[1]), (int_in(a[2]), a[3]), a[4]),
-    "truncate": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
-    "acct": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
-    **dict.fromkeys(("swapon", "swapoff"), lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)]),
-    "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+    "truncate": lambda a, _: [Wanted(AT_FDCWD, a[0], Right.WRITE)],
+    "acct": lambda a, _: [Wanted(AT_FDCWD, a[0], Right.WRITE)],
+    **dict.fromkeys(("swapon", "swapoff"), lambda a, _: [Wanted(AT_FDCWD, a[0], Right.READ | Right.WRITE)]),
+    "truncate64": lambda a, _: [Wanted(AT_FDCWD, a[0], Right.WRITE)],
     "mq_open": lambda a, _: _queue(a[1]),
 }
 SOCKETS = {"connect": "connect", "bind": "bind"}
@@ -203,7 +202,7 @@ ASKING = {"access": None, "faccessat": 0, "faccessat2": 0}
 
 def asked(name: str, arguments: Sequence[int]) -> Wanted | None:
     """Return what a program that asks whether a file is there, or may be read, would need to open it; None for other rights."""
-    descriptor, path, mode = (_HERE, *arguments[:2]) if ASKING[name] is None else (int_in(arguments[0]), *arguments[1:3])
+    descriptor, path, mode = (AT_FDCWD, *arguments[:2]) if ASKING[name] is None else (int_in(arguments[0]), *arguments[1:3])
     return Wanted(descriptor, path, Right.READ) if mode & 0xFFFFFFFF in (os.F_OK, os.R_OK) else None
 
 

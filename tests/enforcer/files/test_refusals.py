@@ -42,6 +42,8 @@ TCP, TCP_ULP, MPTCP, SMC = 6, 31, 262, 43
         ("open", (0, os.O_RDWR, 3), 0, ()),
         ("open_by_handle_at", (0, 0, 3), errno.EACCES, FILES),
         ("openat2", (), errno.ENOSYS, FILES),
+        ("fsopen", (), errno.ENOSYS, FILES),
+        ("fsconfig", (), errno.ENOSYS, FILES),
         ("io_uring_setup", (), errno.ENOSYS, EVERY),
         ("io_uring_enter", (), errno.ENOSYS, EVERY),
         *(("ioctl", (3, request), errno.ENOTTY, FILES) for request in UNSEEN_REQUESTS),
