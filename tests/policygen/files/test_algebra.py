@@ -294,6 +294,12 @@ def test_a_line_of_another_policy_is_put_back(a, b):
                 assert kind.grants(after).get(kind.root, kind.nothing) == kind.grants(b).get(kind.root, kind.nothing)
 
 
+def without_empty_root(files):
+    """The files without a line for the root that grants nothing, which stands alone where there is no other."""
+    others = {path: rights for path, rights in (files.paths or {}).items() if rights or path != "/"}
+    return replace(files, paths=others) if others else files
+
+
 @given(FILES, FILES, st.data())
 def test_lines_are_put_back_together_as_one_after_the_other(a, b, data):
     every = sorted({*a.lines(), *b.lines()})
@@ -302,7 +308,7 @@ def test_lines_are_put_back_together_as_one_after_the_other(a, b, data):
     one_by_one = a
     for line in lines:
         one_by_one = algebra.with_lines(one_by_one, [line], b)
-    assert algebra.with_lines(a, lines, b) == one_by_one
+    assert without_empty_root(algebra.with_lines(a, lines, b)) == without_empty_root(one_by_one)
     with pytest.raises(ValueError, match="no line about files"):
         algebra.with_lines(a, ["read"], b)
 
