@@ -19,7 +19,7 @@ from callfence.tracer import TYPE_CHECKING, linux, machine
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     Line = str | tuple[int, int | str] | tuple[int, int, str, str]
     """A label; an instruction with its operand, or with the label that it jumps to; a conditional jump with the labels for
@@ -29,6 +29,9 @@ LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND = 0x20, 0x15, 0x25, 0x35, 0x45, 0x54
 """BPF_LD|BPF_W|BPF_ABS; BPF_JMP with BPF_JEQ, BPF_JGT, BPF_JGE and BPF_JSET, and BPF_ALU|BPF_AND, each with BPF_K
 (linux/bpf_common.h)."""
 JUMP, RETURN = linux.BPF_JA, linux.BPF_RET_K
+KEEP, KEPT, RETURN_KEPT = 0x01, 0x87, 0x16
+"""BPF_LDX|BPF_IMM, BPF_MISC|BPF_TXA and BPF_RET|BPF_A, by which `chain` keeps an answer in the index register.  The operand of
+the last, which the kernel ignores, is the action of the answer, SECCOMP_RET_*, without its data."""
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data (linux/seccomp.h)."""
 ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "little")
@@ -69,7 +72,7 @@ def assembled(lines: Sequence[Line]) -> bytes:
     return program
 
 
-_CODES = frozenset((LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN))
+_CODES = frozenset((LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN, KEEP, KEPT, RETURN_KEPT))
 
 
 class Filter:
@@ -108,7 +111,7 @@ class Filter:
     def _answer(self, words: Sequence[int | None]) -> int | None:
         """Return the answer for the 32-bit words of struct seccomp_data; None if it depends on an unknown word, None."""
         accumulator: int | None = 0
-        place = 0
+        place = kept = 0
         while True:
             code, if_true, if_false, operand = self._instruction(place)
             place += 1
@@ -118,6 +121,12 @@ class Filter:
                 return operand
             elif code == JUMP:
                 place += operand
+            elif code == KEEP:
+                kept = operand
+            elif code == KEPT:
+                accumulator = kept
+            elif code == RETURN_KEPT:
+                return accumulator
             elif accumulator is None:
                 return None
             elif code == AND:
@@ -149,7 +158,7 @@ class Filter:
             reached.add(at)
             place, accumulator = at
             code, if_true, if_false, operand = self._instruction(place)
-            if code == RETURN:
+            if code in (RETURN, RETURN_KEPT):
                 action = operand & linux.SECCOMP_RET_ACTION_FULL
                 if action not in _DENIALS and not (reports and action == linux.SECCOMP_RET_USER_NOTIF):
                     return True
@@ -157,6 +166,8 @@ class Filter:
                 ahead.append((place + 1, words.get(operand)))
             elif code == JUMP:
                 ahead.append((place + 1 + operand, accumulator))
+            elif code in (KEEP, KEPT):
+                ahead.append((place + 1, None))
             elif code == AND:
                 ahead.append((place + 1, None if accumulator is None else accumulator & operand))
             elif accumulator is None:
@@ -185,54 +196,75 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     ROOM instructions must be left.  Raises ValueError if there are no filters, or more instructions than the kernel takes.
 
     The filters cannot be installed one by one: the first would judge the `seccomp` call that installs the second, and a process
-    can have only one listener (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of the following
-    filters, whose answers are at least as strict.  Classic BPF has no subroutines; but a filter has few different answers."""
+    can have only one listener (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of the next filter,
+    whose answers are at least as strict.  Classic BPF has no subroutines; but filters have few different actions, and answers
+    with one action share a copy.  Where all filters allow a call, nothing is kept: so the kernel, which tries the program with
+    each number once, still knows which calls need no run (kernel/seccomp.c, seccomp_is_const_allow)."""
     if not filters:
         raise ValueError("no filter")
-    whole = filters[-1]
-    for filter_ in reversed(filters[:-1]):
-        whole = _followed(filter_, whole, reports)
-    linux.check_length(whole, room=ROOM if reports else LISTENER_ROOM)
+    whole = filters[0]
+    for filter_ in filters[1:]:
+        whole = _followed(whole, filter_, reports)
+    room = ROOM if reports else LISTENER_ROOM
+    if len(filters) > 1 and len(whole) // _SIZE + room > linux.BPF_MAXINSNS:
+        raise ValueError(
+            f"the filters of all policies together have {len(whole) // _SIZE + room} instructions; the kernel permits at most "
+            f"{linux.BPF_MAXINSNS}: join policies by `callfence merge --intersect`, and give enforce the result"
+        )
+    linux.check_length(whole, room=room)
     return whole
 
 
 def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
-    """Return a program that gives the stricter answer of two filters."""
-    copies: dict[int, bytes] = {}
-    for answer in {*_answers(first)}:
-        stricter = {other: min(answer, other, key=lambda value: _rank(value, reports)) for other in _answers(second)}
-        if set(stricter.values()) != {answer}:
-            copies[answer] = _replaced(second, stricter)
-    places, end = {}, len(first)
-    for answer in sorted(copies):
-        places[answer] = end
-        end += len(copies[answer])
-    whole = bytearray(first)
-    for start, answer in _returns(first):
-        if answer in places:
-            ahead = (places[answer] - start) // _SIZE - 1
-            whole[start : start + _SIZE] = linux.BPF_JA.to_bytes(4, "little") + ahead.to_bytes(4, "little")
-    return bytes(whole) + b"".join(copies[answer] for answer in sorted(copies))
-
-
-def _replaced(program: bytes, answers: dict[int, int]) -> bytes:
-    whole = bytearray(program)
-    for start, answer in _returns(program):
-        whole[start + 4 : start + _SIZE] = answers[answer].to_bytes(4, "little")
+    """Return a program that gives the stricter answer of two filters, of which the second keeps no answer."""
+    whole, others = bytearray(first), {*_answers(second)}
+    by_action: dict[int, list[tuple[int, int, bool]]] = {}
+    for returned in _returns(first):
+        by_action.setdefault(returned[1] & linux.SECCOMP_RET_ACTION_FULL, []).append(returned)
+    for action, places in by_action.items():
+        stricter = {other for other in others if _rank(other, reports) < _rank(action, reports)}
+        if not stricter:
+            continue
+        keeps = action != linux.SECCOMP_RET_ALLOW  # of which there is one answer, the weakest
+        values = sorted({answer for _, answer, is_kept in places if not is_kept}) if keeps else []
+        entries = {value: len(whole) + 2 * _SIZE * index for index, value in enumerate(values)}
+        begin = len(whole) + 2 * _SIZE * len(values)
+        for start, answer, is_kept in places:
+            _jump(whole, start, begin if is_kept else entries.get(answer, begin))
+        for value in values:
+            whole += assembled([(KEEP, value), (JUMP, (begin - entries[value]) // _SIZE - 2)])
+        whole += _keeping(second, stricter, action) if keeps else second
     return bytes(whole)
 
 
+def _keeping(program: bytes, stricter: Collection[int], action: int) -> bytes:
+    """Return the program with the answer that is kept, one with this action, in place of all but the stricter ones."""
+    whole = bytearray(program)
+    for start, answer, _ in _returns(program):
+        if answer not in stricter:
+            _jump(whole, start, len(program))
+    return bytes(whole) + assembled([(KEPT, 0), (RETURN_KEPT, action)])
+
+
+def _jump(program: bytearray, start: int, to: int) -> None:
+    """Replace the instruction at an offset by a jump ahead to another offset."""
+    program[start : start + _SIZE] = linux.BPF_JA.to_bytes(4, "little") + _word((to - start) // _SIZE - 1)
+
+
 def _answers(program: bytes) -> list[int]:
-    """Return the constants that the program returns."""
-    return [answer for _, answer in _returns(program)]
+    """Return the constants that the program returns, and the actions of the answers that it keeps."""
+    return [answer for _, answer, _ in _returns(program)]
 
 
-def _returns(program: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where each instruction begins by which the program returns, and the constant.  No code has a second byte."""
-    codes, place = program[::_SIZE], -1
-    while (place := codes.find(linux.BPF_RET_K, place + 1)) >= 0:
-        start = _SIZE * place
-        yield start, int.from_bytes(program[start + 4 : start + _SIZE], "little")
+def _returns(program: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Yield where each instruction begins by which the program returns, its operand, and whether it returns an answer that is
+    kept.  No code has a second byte."""
+    codes = program[::_SIZE]
+    for code in (RETURN, RETURN_KEPT):
+        place = -1
+        while (place := codes.find(code, place + 1)) >= 0:
+            start = _SIZE * place
+            yield start, int.from_bytes(program[start + 4 : start + _SIZE], "little"), code == RETURN_KEPT
 
 
 def _rank(answer: int, reports: bool) -> int:
@@ -296,8 +328,11 @@ def notifying(program: bytes) -> bytes:
     """Return instructions that notify the helper where these fail a call.  Without a listener such a call fails with ENOSYS; a
     filter that is installed later is heard about it all the same, since a notification is less strict than an errno."""
     ask = linux.SECCOMP_RET_USER_NOTIF
-    fails = {answer for answer in _answers(program) if answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_ERRNO}
-    return _replaced(program, {answer: ask if answer in fails else answer for answer in _answers(program)})
+    whole = bytearray(program)
+    for start, answer, _ in _returns(program):
+        if answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_ERRNO:
+            whole[start : start + _SIZE] = assembled([(RETURN, ask)])
+    return bytes(whole)
 
 
 def notifying_on_exit(filter_: bytes) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
-from callfence.enforcer.bpf import LISTENER_ROOM, chain
+from callfence.enforcer.bpf import ALL_RUN, LISTENER_ROOM, Filter, chain
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
 from callfence.tracer.abi import Event
@@ -47,6 +47,35 @@ def test_of_several_errors_the_first_counts():
     filters = [answering(1, ERRNO, ALLOW), answering(1, ERRNO + 1, ALLOW)]
     assert bpf.run(chain(filters), Event(X86_64, 1)) == ERRNO
     assert bpf.run(chain(filters[::-1]), Event(X86_64, 1)) == ERRNO + 1
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_errors_are_kept_while_later_filters_run(reports):
+    order = [answer >> 16 for answer in ((KILL, NOTIFY, TRAP, ERRNO, LOG, ALLOW) if reports else ORDER)]
+    pairs = [(ERRNO, ERRNO + 1), (ERRNO + 2, ALLOW), (ERRNO - 1, TRAP + 5), (TRAP + 6, NOTIFY), (LOG, KILL), (ALLOW, ERRNO)]
+    for chosen in product(pairs, repeat=4):
+        whole = chain([answering(1, *pair) for pair in chosen], reports=reports)
+        for number, index in ((1, 0), (2, 1)):
+            strictest = min((pair[index] for pair in chosen), key=lambda answer: order.index(answer >> 16))
+            assert bpf.run(whole, Event(X86_64, number)) == strictest
+            assert Filter(whole).answer(X86_64, number, 0, [0] * 6) == strictest
+
+
+def test_the_length_grows_alike_with_each_filter():
+    lengths = [len(chain([answering(1, ERRNO + count, KILL) + ALL_RUN * 100] * count)) for count in range(1, 9)]
+    steps = [after - before for before, after in pairwise(lengths)]
+    assert max(steps) == min(steps)
+
+
+def test_what_all_filters_allow_needs_no_run():
+    """The kernel tries a filter with each number, and gives up at all instructions but these (kernel/seccomp.c)."""
+    program = bpf.decode(chain([answering(number, ERRNO + number, ALLOW) for number in range(1, 5)]))
+    place = 0
+    while program[place].code != bpf.RET | bpf.K:
+        code, _, if_false, operand = program[place]
+        assert code in (bpf.LD | bpf.ABS, bpf.JMP | bpf.JEQ | bpf.K, bpf.JMP | bpf.JA)
+        place += 1 + (operand if code == bpf.JMP | bpf.JA else if_false)
+    assert program[place].k == ALLOW
 
 
 def test_one_filter_is_unchanged():

@@ -381,3 +381,22 @@ def test_what_is_suggested_can_be_pasted_whatever_the_file_is_called(name, place
         assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == os.fsencode(name)
     assert "getppid: allow" in (place.folder / name).read_text()
+
+
+def test_three_policies_with_implied_sets_fit_into_one_filter(place):
+    """As `learn` writes them, with several errors beside the kill: one filter of theirs has 600 instructions."""
+    learned = "default kill\nunknown errno ENOSYS\nimplied 1\n"
+    place.policy(learned + "openat: flags == O_RDONLY\nptrace: errno EBUSY\n", "a.policy")
+    place.policy(learned + "openat: allow\nptrace: allow\nsetsockopt: allow\n", "b.policy")
+    place.policy(learned + "openat: allow\nptrace: errno EINTR\nsetsockopt: errno EDOM\n", "c.policy")
+    all_ = ("-p", "a.policy", "-p", "b.policy", "-p", "c.policy", place.calls())
+    done = place.enforce(*all_, "ptrace")
+    assert (done.returncode, done.stdout) == (9, "-16\n")
+    assert place.enforce(*all_, "setsockopt").returncode == -signal.SIGSYS
+    done = place.enforce("-p", "c.policy", "-p", "a.policy", *all_, "getppid")
+    assert done.returncode == 125
+    assert re.fullmatch(
+        r"enforce: the filters of all policies together have \d+ instructions; the kernel permits at most 4096: join policies "
+        r"by `callfence merge --intersect`, and give enforce the result\n",
+        done.stderr,
+    )
