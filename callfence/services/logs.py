@@ -33,16 +33,34 @@ def put_aside(logs: Sequence[Path], decided: Mapping[int, int]) -> None:
     """Move logs to `enforce.log-DATE`, so that they are not asked about again; `enforce` begins a new one.
 
     `decided` are the `sizes` of those whose violations were read: what has come since, also by a rotation, is written to
-    `enforce.log.1`.  Raises OSError."""
+    `enforce.log.1`.  Raises OSError; the logs have their names again then, so that nothing counts as decided."""
     date = time.strftime("%Y%m%dT%H%M%S")
     moved = [log.rename(log.with_name(f"enforce.log-{date}.{number}")) for number, log in enumerate(logs)]
+    made: list[Path] = []
+    try:
+        _write_rest(moved, decided, made)
+    except OSError:
+        for path in made:
+            path.unlink()
+        for log, aside in zip(logs, moved, strict=True):
+            if not os.path.lexists(log):  # `enforce` may have begun a new one
+                aside.rename(log)
+        raise
+
+
+def _write_rest(moved: Sequence[Path], decided: Mapping[int, int], made: list[Path]) -> None:
+    """Write what has come to logs since they were `decided` about to `enforce.log.1`, and append that file to `made` once it is
+    there.  Raises OSError."""
     with ExitStack() as opened:
         target: BinaryIO | None = None
         for log in moved:
             source = opened.enter_context(read(log))
             status = os.fstat(source.fileno())
             if source.seek(decided.get(status.st_ino, 0)) < status.st_size:
-                target = target or opened.enter_context(_made(log.with_name(NAMES[0]), status))
+                if target is None:
+                    rest = log.with_name(NAMES[0])
+                    target = opened.enter_context(_made(rest, status))
+                    made.append(rest)
                 target.writelines(line for _, line in lines(source, MAX_SIZE))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,7 +60,23 @@ def test_a_link_is_not_followed(tmp_path: Path, logs: list[Path]) -> None:
     os.symlink("secret", logs[1])
     with pytest.raises(OSError, match=r"enforce\.log-"):
         put_aside(logs, {})
-    assert left(tmp_path) == {"enforce.log.1": "enforce.log.1\n"}
+    assert logs[0].read_text() == "enforce.log.1\n"
+    assert logs[1].is_symlink()
+
+
+def test_on_a_full_disk_nothing_counts_as_decided(tmp_path: Path, logs: list[Path]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with sizes(logs) as decided, logs[1].open("a") as log:
+        log.write("new\n")
+        log.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                put_aside(logs, decided)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left(tmp_path) == {"enforce.log.1": "enforce.log.1\n", "enforce.log": "enforce.log\nnew\n"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("number", [0, 1])
