@@ -453,3 +453,18 @@ def test_message_queues_are_files_of_their_file_system(compile_c: Callable[..., 
     assert done.stdout == "ran\n", done.stderr
     assert "path /dev/mqueue: read, write: not granted" in done.stderr
     assert "opens message queues, which fails under a policy that confines files: /dev/mqueue is not mounted" in done.stderr
+
+
+def test_links_of_another_users_process_end_no_learn_and_no_lint(nobody: Nobody) -> None:
+    """A program looks for a file below /proc/1/root, where this user cannot read the link."""
+    script = """
+        "$@" learn -q --files -o it.policy -- cat /proc/1/root/x && exit 9
+        printf 'path /proc/1/root: read\npath ./link: read\nread: allow\n' > it.policy
+        ln -s /proc/1/root link
+        "$@" lint it.policy
+    """
+    command = ["sh", "-c", script, "sh", *nobody.python, "-m", "callfence"]
+    done = subprocess.run(command, cwd=nobody.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "cat: /proc/1/root/x: Permission denied\n"
+    assert "danger: path /proc/1/root: it grants every file" in done.stdout
+    assert "danger: path ./link: it leads to /proc/1/root by a symbolic link" in done.stdout
