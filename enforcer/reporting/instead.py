@@ -6,7 +6,7 @@ its caller; it fails signals to processes that do not exist, signal 0 to others,
 that would bring a cache up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another
 way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
-denies all others.
+denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
 """
 
@@ -23,7 +23,7 @@ from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.linux import O_EMPTYPATH, int_in
-from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
+from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of, process_of
 
 if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
@@ -46,7 +46,7 @@ _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, 
 _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
 _SHORT = frozenset(_IDS)
 """The calls that read only 16 bits of each id on 32-bit architectures; those named *32 read all (kernel/uid16.c)."""
-_CAP_SETGID = 1 << 6  # linux/capability.h
+_CAP_KILL, _CAP_SETGID = 1 << 5, 1 << 6  # linux/capability.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
 _READING = {"prlimit64": (2, 0), "personality": (0, 0xFFFFFFFF)}
@@ -92,6 +92,8 @@ class Instead:
             return self._opens_device(arch, syscall.name)
         if syscall.name in ("kill", "tgkill", "tkill"):
             return self._signals(syscall.name)
+        if syscall.name == "pidfd_send_signal":
+            return self._signals_by_descriptor()
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             is_short = arch.bits == 32 and syscall.name in _SHORT
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
@@ -215,6 +217,32 @@ class Instead:
             return False
         return self._signals_other(process, target)
 
+    def _signals_by_descriptor(self) -> bool:
+        """Send a signal to the caller itself, or to a process that it has started, by a copy of its pidfd, if the kernel would
+        let the caller send it; fail with ESRCH if that process has ended.  Return whether the call was answered."""
+        number, information, flags = self._event.arguments[1:4]
+        caller = fields_of(self._event.task)
+        process = int(caller["Tgid"])
+        if information or int_in(flags) or not is_in_own_user_namespace(self._event.task):
+            return False
+        try:
+            pidfd = kernel.descriptor_of(self._event.task, process, int_in(self._event.arguments[0]))
+        except OSError:
+            return False
+        try:
+            target = process_of(pidfd)
+            is_own = target == process or (target > 0 and _is_below(target, process))
+            if not (target < 0 or (is_own and _may_signal(caller, fields_of(target)))) or not self._request.is_waiting():
+                return False
+            kernel.send_signal(pidfd, int_in(number))
+        except OSError as error:
+            self._fail(error.errno or errno.EPERM)
+        else:
+            self._request.finish(0)
+        finally:
+            os.close(pidfd)
+        return True
+
     def _keeps_ids(self, name: str, unchanged: int) -> bool:
         """Let a call run that sets the ids which the task already has, and fail a setgroups(2) for which it lacks the
         capability; return whether the call was answered.
@@ -256,6 +284,12 @@ def _only_reads(syscall: Syscall, event: Event) -> bool:
     """Return whether a call only reads what is set, by the values in its registers."""
     index, value = _READING.get(syscall.name, (-1, 0))
     return index >= 0 and event.arguments[index] & syscall.arguments[index].mask == value
+
+
+def _may_signal(caller: dict[str, str], target: dict[str, str]) -> bool:
+    """Return whether a task may signal another of its user namespace or one below, by their status (kill(2))."""
+    real, effective, _, _ = caller["Uid"].split()
+    return bool(int(caller["CapEff"], 16) & _CAP_KILL) or not {real, effective}.isdisjoint(target.get("Uid", "").split()[0:3:2])
 
 
 def _is_below(process: int, caller: int) -> bool:
