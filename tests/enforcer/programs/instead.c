@@ -140,6 +140,24 @@ static long made(const char *what)
         return syscall(SYS_setfsuid, geteuid()) - geteuid() + syscall(SYS_setfsgid, getegid()) - getegid();
     if (!strcmp(what, "other-ids"))
         return syscall(SYS_setresuid, -1, 4321, -1);
+    if (!strncmp(what, "owner-", 6)) { /* tar(1) and cp(1) say whose what they have made is */
+        int file = open(what, O_RDWR | O_CREAT | O_EXCL, 0600), uid = geteuid(), gid = getegid();
+        char whole[4096];
+        if (file < 0 || !getcwd(whole, 4000))
+            return -3;
+        strcat(strcat(whole, "/"), what);
+        if (!strcmp(what, "owner-other"))
+            return fchown(file, uid + 1, gid);
+        if (!strcmp(what, "owner-missing"))
+            return lchown("missing", uid, gid);
+        if (!strcmp(what, "owner-bits"))
+            return fchmod(file, 04700) ? -2 : fchown(file, uid, gid);
+        if (!strcmp(what, "owner-link"))
+            return symlink("..", "link") || lchown("link", uid, gid) ? -2 : chown("link", uid, gid);
+        return fchown(file, uid, gid) || fchown(file, -1, gid) || chown(what, uid, -1) || lchown(whole, -1, -1) ||
+               fchownat(AT_FDCWD, what, uid, gid, AT_SYMLINK_NOFOLLOW) || fchownat(file, "", uid, gid, AT_EMPTY_PATH) ||
+               fchownat(open(".", O_RDONLY), what, uid, gid, 0);
+    }
     if (!strcmp(what, "touch"))
         return syscall(SYS_utimensat, open("instead", O_RDONLY), NULL, NULL, 0);
     if (!strcmp(what, "touch-name"))

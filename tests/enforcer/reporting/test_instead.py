@@ -181,6 +181,16 @@ def test_nobody_else_sets_times(made, more, what):
     assert (done.stdout, [call.partition("(")[0] for call in denied]) == ("", ["utimensat"])
 
 
+@pytest.mark.parametrize(
+    ("what", "result"),
+    [("owner-same", "0"), *((f"owner-{what}", "-1 EPERM") for what in ("other", "missing", "bits", "link"))],
+)
+def test_a_file_keeps_the_owner_that_it_has(made, what, result):
+    makes = " || flags in O_RDWR|O_CREAT|O_EXCL && mode == 0600\nsymlink: allow\nchmod: allow\nfchmod: allow"
+    done, denied = made(IMPLIED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{makes}"), what)
+    assert (done.returncode, done.stdout.strip(), denied) == (0, f"{what} {result}", [])
+
+
 def test_root_does_not_take_its_ids_back(made):
     done, denied = made(IMPLIED, "own-ids")
     answer = ("own-ids 0 \n", []) if os.getuid() else ("", ["setgid(gid=0)"])
