@@ -221,6 +221,14 @@ def test_an_audit_lets_it_run_and_reports_it(made):
     assert [one.partition("(")[0] for one in denied] == ["socket", "openat"]
 
 
+def test_an_audit_says_how_it_would_fail(place, made, shared_policy):
+    made(IMPLIED, "daemon")
+    done = place.enforce("-p", shared_policy(IMPLIED, "instead.policy"), "--audit", "--", "./instead", "daemon", "other-file")
+    assert [line.rpartition(": ")[2] for line in done.stderr.splitlines() if "would deny" in line] == [
+        "it would fail with EAFNOSUPPORT", "the process would be killed"
+    ]  # fmt: skip
+
+
 # Decided by what /proc says of the caller
 
 
