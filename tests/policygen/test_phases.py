@@ -13,6 +13,7 @@ from callfence.policygen.errors import PolicyError
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_action
+from callfence.policygen.language.normal import normal
 from callfence.policygen.lint.findings import lint
 from callfence.policygen.merging import merge_documents, unite
 from callfence.policygen.model import Phase
@@ -20,6 +21,7 @@ from callfence.policygen.phases import START, in_phase, phase_policies, with_pha
 from callfence.policygen.review.changes import changes
 from callfence.policygen.review.decisions import Answer, Decision, resolve
 from callfence.policygen.sets.join import JoinError
+from callfence.policygen.values import replace
 
 TEXT = """\
 callfence 1
@@ -67,6 +69,29 @@ def test_text_is_canonical() -> None:
     document = parse(TEXT)
     assert document.text() == TEXT
     assert document.with_policy(document.policy) == document
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "normalised"),
+    [
+        ("read: fd == 1", "read: fd == 2", "read: fd == 1 || fd == 2"),
+        ("read: allow", "read: fd == 2", "read: allow"),
+        ("read: fd == 1", "read: allow", "read: allow"),
+        ("", "read: fd == 2", "read: fd == 2"),
+        ("read: fd == 1 else errno EPERM", "read: errno EPERM", "read: fd == 1 else errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: fd == 2 else errno EPERM", "read: fd == 1 || fd == 2 else errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: fd == 1 else errno EACCES", None),
+        ("read: log if fd == 1", "read: fd == 1", None),
+    ],
+)
+def test_the_entries_before_a_phase_allow_what_it_allows(before: str, after: str, normalised: str | None) -> None:
+    earlier, later = parse(before).policy, parse(after).policy
+    policy = replace(earlier, phases=(Phase("serving", ("poll",), later.entries),))
+    if normalised is None:
+        with pytest.raises(ValueError, match="deny a call in different ways"):
+            normal(policy)
+    else:
+        assert normal(policy).entries == parse(normalised).policy.entries
 
 
 @pytest.mark.parametrize(("phase", "call", "action"), VERDICTS)

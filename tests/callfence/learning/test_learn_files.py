@@ -448,7 +448,8 @@ def test_message_queues_are_files_of_their_file_system(compile_c: Callable[..., 
         learn --files -o other.policy "$1"
     """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", program]
+    # --ipc: what may not remove its queue leaves it, and a user may have about ten (RLIMIT_MSGQUEUE)
+    command = ["unshare", "--mount", "--ipc", "sh", "-c", script, "sh", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "ran\n", done.stderr
     assert "path /dev/mqueue: read, write: not granted" in done.stderr
