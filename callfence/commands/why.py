@@ -130,7 +130,11 @@ def _asked(document: Document, options: argparse.Namespace) -> tuple[list[Arch],
     arches = [options.arch] if options.arch else list(document.policy.entries)
     name = (options.about or "").removeprefix("sys_")
     if name and not any(name in table(arch).by_name for arch in arches):
-        hint = did_you_mean(name, table(arches[0]).by_name) or _as_object(name, options.policy)
+        known, entry = table(arches[0]).by_name, name.partition(":")[0].strip()
+        hint = did_you_mean(name, known) or _as_object(name, options.policy)
+        if entry != name and entry in known:
+            command = command_line(["callfence", "why", str(options.policy), entry])
+            hint = f"that is an entry; `{command}` shows the rules of that call"
         raise UserError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
     return arches, name
 

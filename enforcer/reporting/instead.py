@@ -257,11 +257,16 @@ class Instead:
 
     def _signals_by_descriptor(self) -> bool:
         """Send a signal to the caller itself, or to a process that it has started, by a copy of its pidfd, if the kernel would
-        let the caller send it; fail with ESRCH if that process has ended.  Return whether the call was answered."""
+        let the caller send it; fail with ESRCH if that process has ended.  Return whether the call was answered.
+
+        Landlock does not judge what the helper sends.  So a process below must have the filters of its caller, which one that
+        was there before the program lacks; and who is the helper's own parent adopts others' processes, too."""
         number, information, flags = self._event.arguments[1:4]
         caller = fields_of(self._event.task)
         process = int(caller["Tgid"])
-        if information or int_in(flags) or not is_in_own_user_namespace(self._event.task):
+        if information or int_in(flags) or not self._keeps_signals or not is_in_own_user_namespace(self._event.task):
+            return False
+        if _is_below(os.getpid(), process):
             return False
         try:
             pidfd = kernel.descriptor_of(self._event.task, process, int_in(self._event.arguments[0]))
@@ -270,7 +275,8 @@ class Instead:
         try:
             target = process_of(pidfd)
             is_own = target == process or (target > 0 and _is_below(target, process))
-            if not (target < 0 or (is_own and _may_signal(caller, fields_of(target)))) or not self._request.is_waiting():
+            may = is_own and _has_filters_of(target, self._event.task) and _may_signal(caller, fields_of(target))
+            if not (target < 0 or may) or not self._request.is_waiting():
                 return False
             kernel.send_signal(pidfd, int_in(number))
         except OSError as error:
@@ -328,6 +334,12 @@ def _may_signal(caller: dict[str, str], target: dict[str, str]) -> bool:
     """Return whether a task may signal another of its user namespace or one below, by their status (kill(2))."""
     real, effective, _, _ = caller["Uid"].split()
     return bool(int(caller["CapEff"], 16) & _CAP_KILL) or not {real, effective}.isdisjoint(target.get("Uid", "").split()[0:3:2])
+
+
+def _has_filters_of(task: int, caller: int) -> bool:
+    """Return whether a task has at least as many filters as the caller, as what it has started does."""
+    counts = [int(fields_of(each).get("Seccomp_filters", -1)) for each in (task, caller)]
+    return counts[0] >= counts[1] > 0
 
 
 def _is_below(process: int, caller: int) -> bool:

@@ -80,3 +80,9 @@ def test_what_enforce_fails_instead_is_named(
         assert why.main([str(tmp_path / "it.policy"), about]) == 1
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  `enforce`")]
         assert lines == ([f"  `enforce` {said}"] if said and implied else [])
+
+
+def test_an_entry_is_no_name_of_a_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.policy").write_text("read: allow\n")
+    assert why.main([str(tmp_path / "it.policy"), "chmod: mode == 0o644"]) == 2
+    assert f"that is an entry; `callfence why {tmp_path}/it.policy chmod` shows" in capsys.readouterr().err

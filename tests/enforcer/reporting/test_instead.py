@@ -232,7 +232,8 @@ def test_an_audit_says_how_it_would_fail(place, made, shared_policy):
 # Decided by what /proc says of the caller
 
 
-ME, OTHER, SELF = 70, 80, {"Tgid": "70", "NSpid": "70", "CapEff": "0", "Uid": "5\t5\t5\t5", "Gid": "6\t6\t6\t6"}
+ME, OTHER = 70, 80
+SELF = {"Tgid": "70", "NSpid": "70", "CapEff": "0", "Uid": "5\t5\t5\t5", "Gid": "6\t6\t6\t6", "Seccomp_filters": "2"}
 
 
 @pytest.fixture
@@ -355,19 +356,27 @@ def test_signals_to_others(monkeypatch, answered, target, number, of, keeps_sign
         (0, {}, None),
         (90, {}, None),
         (OTHER, {"own_namespace": False}, None),
+        (OTHER, {"keeps_signals": False}, None),
+        (OTHER, {"Seccomp_filters": "3"}, None),
+        (OTHER, {"adopts": ME}, None),
         (OTHER, {"waits": False}, None),
         (OTHER, {"Uid": "9\t9\t5\t5"}, None),
         (OTHER, {"Uid": "9\t5\t9\t9"}, 0),
         (OTHER, {"Uid": "9\t9\t5\t5", "CapEff": "20"}, 0),
     ],
-    ids=["child", "itself", "ended", "no pidfd", "another", "namespace", "gone", "other user", "effective user", "CAP_KILL"],
-)
+    ids=(
+        "child", "itself", "ended", "no pidfd", "another", "namespace", "no Landlock", "unfiltered", "adopted", "gone",
+        "other user", "effective user", "CAP_KILL",
+    ),
+)  # fmt: skip
 def test_by_a_pidfd_only_those_below_are_signalled_whom_the_caller_may(monkeypatch, answered, target, changed, result):
     sent = []
     monkeypatch.setattr(instead.kernel, "descriptor_of", lambda *_: os.open(os.devnull, os.O_RDONLY))
     monkeypatch.setattr(instead.kernel, "send_signal", lambda _, number: sent.append(number))
     monkeypatch.setattr(instead, "process_of", lambda _: target)
-    monkeypatch.setattr(instead, "kin_of", lambda pid: (0, {OTHER: 75, 75: ME}.get(pid, 1)))
+    parents = {OTHER: 75, 75: ME, os.getpid(): changed.get("adopts", 1)}
+    changed = {"keeps_signals": True, **{name: value for name, value in changed.items() if name != "adopts"}}
+    monkeypatch.setattr(instead, "kin_of", lambda pid: (0, parents.get(pid, 1)))
     assert answered("pidfd_send_signal", 3, 15, **changed) == result
     assert sent == [15] * (result == 0)
     assert answered("pidfd_send_signal", 3, 15, 0, 4, **changed) == answered("pidfd_send_signal", 3, 15, 9, **changed) is None
