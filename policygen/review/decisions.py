@@ -66,7 +66,7 @@ def resolve(
             policy = _without_setting(old.policy, policy, word, asked)
     if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
-    document = _with_old_comments(old, new, policy).with_policy(within_start(policy))
+    document = _with_old_comments(old, new, policy).with_policy(within_start(_with_old_parts(old.policy, policy)))
     for change, decision in judged.items():
         if decision.why and decision.answer is Answer.ACCEPT:
             document = _with_reason(document, change, decision)
@@ -150,6 +150,26 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
         if sets.and_(missing, lost) != FALSE:
             whole = sets.and_(missing, sets.invert(lost)) == FALSE
             yield part if whole else And((part, Or(tuple(dropped))))
+
+
+def _with_old_parts(old: Policy, policy: Policy) -> Policy:
+    """Return the policy with what is restored at the start restored in each phase, too: alternatives that the old policy has
+    there, and the new one allows in other words."""
+    phases, before = [], {phase.name: phase.entries for phase in old.phases}
+    for phase in policy.phases:
+        entries = {arch: dict(section) for arch, section in phase.entries.items()}
+        for arch, number, now in phase.each():
+            start, earlier = (of.get(arch, {}).get(number) for of in (policy.entries, before.get(phase.name, {})))
+            if start is None or earlier is None or start.action != now.action:
+                continue
+            parts = [part for part in alternatives(start.expression) if part in alternatives(earlier.expression)]
+            if lacking := [part for part in parts if part not in alternatives(now.expression)]:
+                sets, arguments = space(), table(arch).by_number[number].arguments
+                others = sets.invert(to_bdd(sets, now.expression, arguments))
+                restored = [part for part in lacking if sets.and_(to_bdd(sets, part, arguments), others) == FALSE]
+                entries[arch][number] = replace(now, expression=Or((*alternatives(now.expression), *restored)))
+        phases.append(replace(phase, entries=entries))
+    return replace(policy, phases=tuple(phases))
 
 
 def _without_lines(old: Policy, policy: Policy, lines: Sequence[str]) -> Policy:
