@@ -18,7 +18,7 @@ from callfence.policygen.lint.findings import lint
 from callfence.policygen.merging import merge_documents, unite
 from callfence.policygen.model import Phase
 from callfence.policygen.phases import START, in_phase, phase_policies, with_phases, within_start
-from callfence.policygen.review.changes import changes
+from callfence.policygen.review.changes import EntryChange, changes
 from callfence.policygen.review.decisions import Answer, Decision, resolve
 from callfence.policygen.sets.join import JoinError
 from callfence.policygen.values import replace
@@ -279,6 +279,28 @@ def test_what_a_rejected_change_replaced_is_restored_in_each_phase(before: str, 
     old, new = parse(text + before), parse(text + after)
     rejected = {change: Decision(Answer.REJECT) for change in changes(old.policy, new.policy)}
     assert entries(resolve(old, new, rejected)) == ["bind: allow until serving", "epoll_wait: allow", *restored]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "edited", "decided"),
+    [
+        ("", "read: fd == 5", "read: fd == 6", ["read: fd == 6"]),
+        ("", "read: fd == 5 until serving", "read: fd == 6", ["read: fd == 6 until serving"]),
+        ("", "read: allow", "read: fd == 6 || fd == 7", ["read: fd == 6", "   || fd == 7"]),
+        ("", "read: fd == 5", "read: allow", ["read: allow"]),
+        ("read: fd == 1", "read: fd == 1 || fd == 5", "read: fd == 6", ["read: fd == 1", "   || fd == 6"]),
+        ("read: fd == 1", "read: fd == 1 || fd == 5 until serving", "read: fd == 6",
+         ["read: fd == 1", "   || fd == 6 until serving"]),
+    ],
+)  # fmt: skip
+def test_what_is_edited_is_so_in_each_phase(before: str, after: str, edited: str, decided: list[str]) -> None:
+    text = HEAD + "bind: allow until serving\n"
+    old, new = parse(text + before), parse(text + after)
+    (change,) = changes(old.policy, new.policy)
+    assert isinstance(change, EntryChange)
+    instead = parse(edited).policy.entries[change.arch][change.number]
+    document = resolve(old, new, {change: Decision(Answer.ACCEPT, instead)})
+    assert entries(document) == ["bind: allow until serving", "epoll_wait: allow", *decided]
 
 
 def test_what_is_rejected_is_gone_from_every_phase() -> None:
