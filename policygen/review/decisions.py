@@ -166,6 +166,11 @@ def _decided_in_phases(old: Policy, policy: Policy, judged: Mapping[PolicyChange
         entries = {arch: dict(section) for arch, section in phase.entries.items()}
         for arch, number, now in phase.each():
             start, earlier = (of.get(arch, {}).get(number) for of in (policy.entries, before.get(phase.name, {})))
+            if start and (start.action, start.otherwise) != (now.action, now.otherwise) and phase.name in before:
+                if start == old.entries.get(arch, {}).get(number):  # restored as a whole
+                    del entries[arch][number]
+                    entries[arch] |= {number: earlier} if earlier else {}
+                continue
             here = alternatives(now.expression)
             lacking = [part for part in alternatives(start.expression) if part not in here] if start else []
             if start is None or start.action != now.action or not lacking:

@@ -106,6 +106,7 @@ def test_the_entries_before_a_phase_allow_what_it_allows(before: str, after: str
         ("read: fd == 1", "read: fd == 2", ""),
         ("read: fd == 1 else errno EPERM", "read: fd == 2 else errno EPERM", "read: errno EPERM"),
         ("read: fd == 1 else errno EPERM", "read: fd == 1", "read: fd == 1 else errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: errno EPERM", "read: errno EPERM"),
         ("read: log if fd == 1", "read: fd == 1", "read: log if fd == 1"),
     ],
 )
@@ -272,6 +273,7 @@ def test_a_trigger_that_does_not_wait_is_told() -> None:
         ("read: fd in {1, 2}", "read: fd in {1, 2, 3}", ["read: fd in {1, 2}"]),
         ("read: fd == 1", "read: fd == 1 until serving || fd == 2", ["read: fd == 1 until serving"]),
         ("read: fd == 1 else errno EPERM", "read: allow", ["read: fd == 1 else errno EPERM"]),
+        ("read: fd == 1 until serving else errno EPERM", "read: allow", ["read: fd == 1 until serving else errno EPERM"]),
     ],
 )
 def test_what_a_rejected_change_replaced_is_restored_in_each_phase(before: str, after: str, restored: list[str]) -> None:
@@ -301,6 +303,15 @@ def test_what_is_edited_is_so_in_each_phase(before: str, after: str, edited: str
     instead = parse(edited).policy.entries[change.arch][change.number]
     document = resolve(old, new, {change: Decision(Answer.ACCEPT, instead)})
     assert entries(document) == ["bind: allow until serving", "epoll_wait: allow", *decided]
+
+
+@pytest.mark.parametrize("answer", [Answer.ACCEPT, Answer.REJECT, Answer.SKIP])
+def test_what_ends_in_a_phase_ends_there_after_a_review(answer: Answer) -> None:
+    """Whatever is decided of other calls."""
+    text = HEAD + "bind: allow until serving\nptrace: pid == 1 until serving else errno EPERM"
+    old, new = parse(text), parse(f"{text}\nsocket: family == AF_INET")
+    decided = resolve(old, new, {change: Decision(answer) for change in changes(old.policy, new.policy)})
+    assert decided.text().replace("\nsocket: family == AF_INET", "") == old.text()
 
 
 def test_what_is_rejected_is_gone_from_every_phase() -> None:
