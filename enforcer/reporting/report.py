@@ -176,7 +176,8 @@ class Reports:
         if self._judge and (count := self._judge.unjudged):
             many = f"{count} are in no report if they were" if count > 1 else "1 is in no report if it was"
             whose = "processes into which the helper may not look (PR_SET_DUMPABLE), or which may have other files than it has"
-            self.say(f"calls that name files or ports: {many} denied, of {whose}, or by a handle (open_by_handle_at)")
+            how = "by a handle (open_by_handle_at), or below a folder above their working folder that they may not enter"
+            self.say(f"calls that name files or ports: {many} denied, of {whose}, or {how}")
             self._judge.unjudged = 0
         if self._ungrantable:
             counts = ", ".join(f"{rights} ({count} times)" for rights, count in sorted(self._ungrantable.items()))

@@ -469,3 +469,26 @@ def test_links_of_another_users_process_end_no_learn_and_no_lint(nobody: Nobody)
     assert done.stderr == "cat: /proc/1/root/x: Permission denied\n"
     assert "danger: path /proc/1/root: it grants every file" in done.stdout
     assert "danger: path ./link: it leads to /proc/1/root by a symbolic link" in done.stdout
+
+
+def test_files_below_a_folder_that_the_user_may_not_enter(nobody: Nobody) -> None:
+    """As in `sudo -u nobody` in a home: what the program opens by relative paths is learned, and it is said if a denied one
+    cannot be explained."""
+    folder = nobody.folder / "closed" / "inner"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    (folder / "file").write_text("text")
+    script = """
+        "$@" learn -q --files -o it.policy -- sh -c 'cat file; echo x > made'
+        rm made
+        "$@" enforce -p it.policy sh -c 'cat file; echo x > made'
+        sed '/^path \\./d' it.policy > less.policy
+        "$@" enforce --explain -p less.policy cat file
+    """
+    command = ["sh", "-c", script, "sh", *nobody.python, "-m", "callfence"]
+    (nobody.folder / "closed").chmod(0o700)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "texttext"
+    first, *rest = done.stderr.splitlines()
+    assert first == "cat: file: Permission denied"
+    assert rest and all("in no report if" in line and "that they may not enter" in line for line in rest), done.stderr
