@@ -112,7 +112,7 @@ def within_start(policy: Policy) -> Policy:
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}
         for arch, number, entry in policy.each():
             now = phase.entries.get(arch, {}).get(number)
-            if now is None or now == entry:
+            if now in (None, entry, reached(entry, ())):
                 reduced = now
             elif (now.action, now.otherwise) != (entry.action, entry.otherwise):
                 reduced = entry

@@ -193,6 +193,13 @@ def is_caught(tid: int, signum: int) -> bool:
     return handles(fields_of(tid), signum, "SigCgt")
 
 
+def process_of(pidfd: int) -> int:
+    """Return the process of a pidfd of this process's; -1 if it has ended, 0 if the descriptor is no pidfd of pidfd_open(2) or
+    clone(2), or its process is in no pid namespace of this one's /proc."""
+    text = content(f"{proc()}/self/fdinfo/{pidfd}").decode()
+    return int(dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line).get("Pid", 0))
+
+
 def is_in_own_user_namespace(tid: int) -> bool:
     """Return whether a task is in the user namespace of this process, so that the same id means the same user, and its
     capabilities count for what is outside; False if that cannot be read."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from callfence.companion import load_evidence
-from callfence.enforcer.reporting.verdict import advise
+from callfence.enforcer.reporting.verdict import advise, is_free
 from callfence.judging.files import is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.policygen.errors import did_you_mean
@@ -16,10 +16,10 @@ from callfence.policygen.grants import ANY, NONE, WORDS, is_bare, is_line
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.implied.restricting import restricting
-from callfence.policygen.implied.tables import Row
+from callfence.policygen.implied.tables import Row, unavailable, unavailable_cells
 from callfence.policygen.language.document import Document, parse_file
 from callfence.policygen.language.naming import determined, format_action, format_call, format_expression, format_value
-from callfence.policygen.model import Entry, Policy, alternatives, conjuncts, mentioned
+from callfence.policygen.model import Action, ActionKind, Entry, Policy, alternatives, conjuncts, mentioned
 from callfence.policygen.paths import unquoted
 from callfence.policygen.phases import in_phase, phase_policies
 from callfence.policygen.recording import recording_file
@@ -130,7 +130,11 @@ def _asked(document: Document, options: argparse.Namespace) -> tuple[list[Arch],
     arches = [options.arch] if options.arch else list(document.policy.entries)
     name = (options.about or "").removeprefix("sys_")
     if name and not any(name in table(arch).by_name for arch in arches):
-        hint = did_you_mean(name, table(arches[0]).by_name) or _as_object(name, options.policy)
+        known, entry = table(arches[0]).by_name, name.partition(":")[0].strip()
+        hint = did_you_mean(name, known) or _as_object(name, options.policy)
+        if entry != name and entry in known:
+            command = command_line(["callfence", "why", str(options.policy), entry])
+            hint = f"that is an entry; `{command}` shows the rules of that call"
         raise UserError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
     return arches, name
 
@@ -170,6 +174,10 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         newer = any(call and table(arch).is_newer(call.number, policy.table) for arch, call in calls)
         word, action = ("`unknown`", policy.unknown) if newer else ("default", policy.default)
         _say(f"{name or options.policy}: the policy has no entry, so its {word} applies: {format_action(action)}")
+        if policy.implied and not newer and not action.allows:
+            numbers = [(arch, call.number) for arch, call in calls if call]
+            cells = dict.fromkeys(cell for arch, number in numbers for cell in unavailable_cells(arch).get(number, ()))
+            _say(*(f"  `enforce` fails it instead, as where it is not available: {cell}" for cell in cells))
         return 1
     arch = None
     symbols = Symbols()
@@ -252,6 +260,9 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         newer = table(arch).is_newer(event.number, policy.table)
         word = "`unknown`, for calls newer than its table," if newer else "default"
         _say(f"  it has no entry for the call, so its {word} applies")
+        if not newer and is_free(policy, event) and (number := unavailable(event)):
+            error = format_action(Action(ActionKind.ERRNO, number)).removeprefix("errno ")
+            _say(f"  `enforce` does not end the program, but fails the call with {error}, as where it is not available")
     elif explanation.nearest is None or not explanation.failing:
         _say(f"  by this entry: {on_one_line(arch, event.number, explanation.entry)}")
     else:

@@ -126,7 +126,7 @@ def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     """Return whether encoded rules keep the program from changing the files by which names are looked up."""
     from callfence.enforcer.hosts.names.files import FILES
     from callfence.policygen.files.landlock import CHANGES, decode
-    from callfence.policygen.files.places import PlaceError, deciding, located
+    from callfence.policygen.files.places import PlaceError, deciding, located, real_path
 
     rules = decode(content)
     if rules.paths is None:
@@ -134,7 +134,7 @@ def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     named = {place for file in FILES for place in deciding(os.fsencode(file))}
     for path, access in rules.paths:
         try:
-            place = os.path.realpath(located(path, environment)) if access & CHANGES else b""
+            place = real_path(located(path, environment)) if access & CHANGES else b""
         except PlaceError:
             continue
         if place and any(file == place or file.startswith(place.rstrip(b"/") + b"/") for file in named):
@@ -169,7 +169,7 @@ OWN_CODE = "own-code"
 
 def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[str, Risk]]:
     """Yield each line of a policy that lets the program change what confines it, or its own `code` (paths), with the risk."""
-    from callfence.policygen.files.places import PlaceError, located
+    from callfence.policygen.files.places import PlaceError, located, real_path
     from callfence.policygen.grants import Right, path_line
     from callfence.policygen.lint.files import Risk
     from callfence.policygen.paths import encoded
@@ -188,7 +188,7 @@ def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[
         if not rights & (Right.WRITE | Right.CREATE | Right.REMOVE):
             continue
         try:
-            place = os.path.realpath(os.fsdecode(located(encoded(path), environment)))
+            place = os.fsdecode(real_path(located(encoded(path), environment)))
         except PlaceError:
             continue
         for rule, level, file, what, why in confining:

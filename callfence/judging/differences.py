@@ -63,7 +63,7 @@ def in_order(judgement: Judgement) -> tuple[Headline | None, list[Headline | Ris
     """Return the headline that is named with the verdict, None if there is none, and the other headlines and the risks: first
     headlines about settings and combinations, then those about files and ports together with the risks, the gravest first."""
     about_files = [entry for entry in judgement.headlines if is_line(entry.name)]
-    others = [entry for entry in judgement.headlines if entry not in about_files]
+    others = [entry for entry in judgement.headlines if not is_line(entry.name)]
     rest: list[Headline | Risk] = [*risks(judgement), *about_files]
     rest.sort(key=lambda entry: -(entry.row.level if isinstance(entry, Risk) else entry.level).rank)
     entries = [*others, *rest]

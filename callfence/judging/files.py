@@ -20,7 +20,7 @@ from callfence.policygen import grants
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.files.algebra import PATHS, Kind, line_kind
 from callfence.policygen.files.generalise import is_path, learned
-from callfence.policygen.files.places import MADE_BELOW, PlaceError, located, named
+from callfence.policygen.files.places import MADE_BELOW, PlaceError, located, named, real_path
 from callfence.policygen.hosts import PLACES, canonical
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import risks
@@ -181,7 +181,7 @@ def _whole(path: str) -> bytes:
 
 def _real(path: str) -> bytes:
     """Return the absolute path of a file, with symbolic links resolved as far as the path exists."""
-    return os.fsencode(os.path.realpath(path))
+    return real_path(os.fsencode(path))
 
 
 def _environment() -> list[bytes]:

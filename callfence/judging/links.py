@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Iterator
 
+from callfence.policygen.files.places import real_path
 from callfence.policygen.grants import path_line
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import Risk
 from callfence.policygen.lint.findings import Finding, about_files
-from callfence.policygen.paths import HERE, covers, folders
+from callfence.policygen.paths import HERE, covers, encoded, folders
 from callfence.policygen.values import replace
 from callfence.shared.inputs import git
 from callfence.shared.text import printable
@@ -43,10 +44,10 @@ def links(document: Document, revision: str | None) -> Iterator[Finding]:
 def _risks(document: Document, revision: str | None) -> Iterator[tuple[str, Risk]]:
     granted = [path for path in document.policy.files.paths or {} if path.startswith(HERE)]
     places = list(dict.fromkeys(place for path in granted for place in folders(path) if place not in (HERE, "/")))
-    here = os.path.realpath(HERE)
+    here = _real(HERE)
     changed = _changed(granted, places, revision) if revision is not None and granted else {}
     for path in granted:
-        line, real = path_line(path), os.path.realpath(path)
+        line, real = path_line(path), _real(path)
         within = [place for place in changed if place != path and covers(path, place)]
         in_place = [place for place in changed if covers(place, path)]
         if not _is_in(real, here):
@@ -55,7 +56,7 @@ def _risks(document: Document, revision: str | None) -> Iterator[tuple[str, Risk
             link = f"the symbolic link {printable(in_place[0])}, which {revision} has not, or has with another target"
             yield line, _risk(IN_PLACE, "warning", f"leads to ./{printable(os.path.relpath(real))} by {link}", _WHY)
         for place in within:
-            target = os.path.realpath(os.path.join(os.path.dirname(place), changed[place]))
+            target = _real(os.path.join(os.path.dirname(place), changed[place]))
             if not _is_in(target, real):
                 what = printable(f"{place} -> {changed[place]}")
                 yield line, _risk(BELOW, "warning", f"has a new symbolic link below it that leads outside: {what}", _LED)
@@ -63,6 +64,10 @@ def _risks(document: Document, revision: str | None) -> Iterator[tuple[str, Risk
 
 def _risk(rule: str, level: str, grants: str, why: str) -> Risk:
     return Risk(rule, level, (), (), grants, why, _SAFER, _SOURCE)
+
+
+def _real(path: str) -> str:
+    return os.fsdecode(real_path(encoded(path)))
 
 
 def _is_in(path: str, folder: str) -> bool:

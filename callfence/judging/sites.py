@@ -25,9 +25,11 @@ from callfence.policygen.text import pip_install
 from callfence.policygen.values import frozen
 from callfence.shared.text import code, plural, printable
 from callfence.tracer.abi import table
+from callfence.tracer.unwinding.site import build_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     from elftools.elf.elffile import ELFFile
 
@@ -43,6 +45,9 @@ _CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, for which pyelf
 _PREFERRED = {"STB_GLOBAL": 0, "STB_WEAK": 1}
 _NEAR = 64
 """How many symbols before an address are examined: an address may have several names, and functions may nest."""
+_MOST_BYTES, _LARGEST, _LEAST = 1 << 29, 1 << 20, 64
+"""The most bytes of a file that are read, and at once; and how many a read counts as, at least.  A symbol counts as some
+500, so a file has a million at most: as many as the largest programs that are not stripped."""
 MANY_FACTS = 8
 """The most facts of one call site that are listed besides those in its example."""
 MANY_SITES = 8
@@ -117,6 +122,7 @@ class Symbols:
     def _read(self, place: Site, since: int | None) -> _Table | None:
         try:
             from elftools.common.exceptions import ELFError
+            from elftools.construct import ConstructError
             from elftools.elf.elffile import ELFFile
         except ImportError:
             self._problems[f"pyelftools is not installed ({pip_install('symbols')})"] = set()
@@ -126,21 +132,21 @@ class Symbols:
                 self._problem("it is not a regular file", place)
                 return None
             with open(place.file, "rb") as file:
-                elf = ELFFile(file)
-                build = _build(elf)
+                build = build_id(place.file)
                 later = since is not None and os.fstat(file.fileno()).st_ctime_ns > since
                 if build != place.build or (not build and later):
                     self._problem("the file has changed since the recording", place)
                     return None
+                elf = ELFFile(_bounded(file))
                 table = _Table(elf)
                 table.add(elf)
             debug = DEBUG / build[:2] / f"{build[2:]}.debug"
             if build and debug.exists():
                 with debug.open("rb") as file:
-                    table.add(ELFFile(file))
+                    table.add(ELFFile(_bounded(file)))
         except OSError as error:
             self._problem(error.strerror or "it cannot be read", place)
-        except (ELFError, ValueError, LookupError, UnicodeError):
+        except (ELFError, ConstructError, ValueError, LookupError):
             self._problem("its symbol table cannot be read", place)
         else:
             return table
@@ -195,14 +201,24 @@ class _Table:
         return f"{name}+{address - start:#x}"
 
 
-def _build(elf: ELFFile) -> str:
-    from elftools.elf.segments import NoteSegment
+def _bounded(file: BinaryIO) -> BinaryIO:
+    return _Bounded(file)  # type: ignore[return-value]  # no other methods are called
 
-    for segment in elf.iter_segments("PT_NOTE"):
-        for note in segment.iter_notes() if isinstance(segment, NoteSegment) else ():
-            if note["n_type"] == "NT_GNU_BUILD_ID":
-                return str(note["n_desc"])
-    return ""
+
+class _Bounded:
+    """A file of which only so much is read: a program may make itself a sparse executable with symbols without end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._left = _MOST_BYTES
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises ValueError for too much."""
+        self._left -= max(size, _LEAST)
+        if not 0 <= size <= _LARGEST or self._left < 0:
+            raise ValueError
+        return self._file.read(size)
 
 
 def columns_of(observations: Sequence[Observation]) -> list[int]:

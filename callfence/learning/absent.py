@@ -14,6 +14,7 @@ from callfence.policygen.files.calls import AT_FDCWD
 from callfence.policygen.files.configuration import few, may_be_sought
 from callfence.policygen.files.generalise_hosts import fixed_start
 from callfence.policygen.files.made import TEMPORARY
+from callfence.policygen.files.places import real_path
 from callfence.policygen.grants import Right
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Absent:
     @cached_property
     def _files(self) -> list[tuple[bytes, str, Right]]:
         """The files at the end of the run: (path without links, executable, rights)."""
-        real = cache(os.path.realpath)
+        real = cache(real_path)
         files = []
         for path, follows, executable, right in self._noted:
             folder, name = os.path.split(path)

@@ -52,6 +52,7 @@ from callfence.policygen.paths import folders
 from callfence.shared.files import working_folder
 from callfence.tracer import kernel
 from callfence.tracer.named import NamedTuple
+from callfence.tracer.proc import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -361,7 +362,17 @@ class FileWatcher:
         mode = 0
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if rights & right else 0
-        return os.access(file.path, mode, effective_ids=True)
+        if os.access(file.path, mode, effective_ids=True):
+            return True
+        try:
+            os.stat(file.path, follow_symlinks=False)
+        except PermissionError:  # it began below what it may not enter: its working folder or a descriptor
+            from callfence.enforcer.files.unreachable import permits
+
+            return permits(file, rights, fields_of(os.getpid()))
+        except OSError:
+            pass
+        return False
 
 
 def _identity(path: bytes) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from callfence.policygen.files.generalise_hosts import fixed_start
-from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located
+from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, real_path
 from callfence.policygen.grants import Files, Right
 
 if TYPE_CHECKING:
@@ -130,6 +130,6 @@ def is_risky(path: str) -> bool:
 def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
     """Return the absolute path, without links, of a path in a policy; b"" if a variable in it has no value."""
     try:
-        return os.path.realpath(located(path, environment))
+        return real_path(located(path, environment))
     except PlaceError:
         return b""

@@ -194,12 +194,12 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
     if changed is None:
         yield f"it has no lines about files, so the command could change its own policy (learn --files -o {policy} adds them)"
         return
-    from callfence.policygen.files.places import PlaceError, located
+    from callfence.policygen.files.places import PlaceError, located, real_path
 
     environment = [name + b"=" + value for name, value in os.environb.items()]
     for path in changed:
         try:
-            place = os.path.realpath(os.fsdecode(located(path, environment)))
+            place = os.fsdecode(real_path(located(path, environment)))
         except PlaceError:
             continue
         for file, what in files.items():

@@ -20,6 +20,7 @@ from callfence.policygen.files.places import (
     located,
     look,
     of_process,
+    real_path,
 )
 from callfence.tracer import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class Granted:
         links = Linking((name, access) for _, name, access in lines)
         for path, name, access in lines:
             try:
-                place = os.path.realpath(name)
+                place = real_path(name)
                 status = os.stat(place)
             except OSError:
                 continue

@@ -22,6 +22,7 @@ from callfence.policygen.files.places import (
     here,
     located,
     of_process,
+    real_path,
     without_links,
 )
 from callfence.tracer import TYPE_CHECKING
@@ -75,7 +76,7 @@ class Grants:
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
             is_own = path in OWN_FOLDERS and access & _CHANGES
             is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER
-            if may_be_made and (is_own or is_below) and meant[path] <= {os.path.realpath(place)}:
+            if may_be_made and (is_own or is_below) and meant[path] <= {real_path(place)}:
                 try:
                     _make(path, place)
                 except OSError as error:
@@ -151,7 +152,7 @@ class Grants:
         folder = here() if start == b"." else path[: -len(rest) - 1]
         if real == folder + b"/" + rest:
             return
-        folder = os.path.realpath(folder).rstrip(b"/") + b"/"
+        folder = real_path(folder).rstrip(b"/") + b"/"
         if not real.startswith(folder):
             name, place = os.fsdecode(line), os.fsdecode(real)
             self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
@@ -201,4 +202,4 @@ def _real(descriptor: int, path: bytes) -> bytes:
     try:
         return os.readlink(b"/proc/self/fd/%d" % descriptor)
     except OSError:  # /proc is not mounted
-        return os.path.realpath(path)
+        return real_path(path)

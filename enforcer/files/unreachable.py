@@ -131,9 +131,9 @@ class Judge:
     # -- files
 
     def _of_paths(self, event: Event, name: str, caller: WaitingTask, root: bytes) -> Iterator[Ungranted]:
-        fields = _Fields(event.task)
         for use in wanted(name, event.arguments, caller.read_on):
             paths = [part.path or caller.path(part.address) for part in (use if isinstance(use, Pair) else (use,))]
+            fields = _Fields(event.task, is_relative=not all(path.startswith(b"/") for path in paths))
             is_own = any(path.startswith((b"/proc/", b"/dev/")) for path in paths)
             paths = [path_from_here(event.task, root, path) for path in paths]
             look = looking(owner(event.task) if is_own else event.task, event.task, root)
@@ -142,6 +142,7 @@ class Judge:
                 yield from self._lacking(need, fields)
                 if Right.EXECUTE in need.rights:
                     yield from self._interpreters(need.file.path, event.task, fields, root)
+            self.unjudged += fields.is_unclear
             if not all_needs and isinstance(use, Wanted) and Right.EXECUTE in use.right:  # in memory, or removed
                 place = base_of(owner(event.task) if is_own else event.task, event.task, use.descriptor, paths[0])
                 yield from self._interpreters(place, event.task, fields, root)
@@ -177,9 +178,12 @@ class Judge:
         file, rights = need.file, need.rights
         if all(grants.holds(file.path, rights) for grants in self._granted):
             return
-        is_possible = Right.MOVE in rights or _permits(file, Right.WRITE if need.name else rights, fields.read())
-        if not is_possible or _is_kept(file, rights) or not _may_reach(file, fields.read()):
+        is_possible = Right.MOVE in rights or permits(file, Right.WRITE if need.name else rights, fields.read())
+        if not is_possible or _is_kept(file, rights):
             return  # it fails as it would natively
+        if not _may_reach(file, fields.read()):
+            fields.is_unclear = fields.is_relative  # its working folder or descriptor may be below what it cannot enter now
+            return
         for policy in self._reach.policies:
             lacking = rights & ~_held(policy, file.path) if policy.paths else NOTHING
             if need.makes and need.name in policy.own:
@@ -210,10 +214,14 @@ def subject_of(place: bytes, process: int, environment: Sequence[bytes], here: b
 class _Fields:
     """The `fields` of a task, read when they are needed: that takes as long as all else."""
 
-    __slots__ = ("_fields", "_task")
+    __slots__ = ("_fields", "_task", "is_relative", "is_unclear")
 
-    def __init__(self, task: int) -> None:
+    def __init__(self, task: int, *, is_relative: bool = False) -> None:
         self._task = task
+        self.is_relative = is_relative
+        """Whether its call has a path that begins at its working folder or at a descriptor."""
+        self.is_unclear = False
+        """Whether it is not known if the task may reach a file."""
         self._fields: dict[str, str] | None = None
 
     def read(self) -> dict[str, str]:
@@ -298,7 +306,7 @@ def _rights(access: int) -> Right:
     return rights
 
 
-def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
+def permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
     """Return whether a file's mode permits the rights to a task whose status (proc(5)) has these fields.  ACLs are ignored."""
     bits = 0
     for right, bit in _BITS.items():
@@ -328,7 +336,7 @@ def _may_reach(file: File, fields: Mapping[str, str]) -> bool:
     while place != b"/":
         place = os.path.dirname(place)
         folder = look_up(place)
-        if folder and not _permits(folder, Right.EXECUTE, fields):
+        if folder and not permits(folder, Right.EXECUTE, fields):
             return False
     return True
 

@@ -5,8 +5,6 @@ Made when the program is started; the helper judges by it.
 
 from __future__ import annotations
 
-import os
-
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import ALL_RUN, AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
@@ -146,9 +144,9 @@ class Hosts:
         if socket == ANY or socket.startswith("@"):
             self.sockets[file].append(place)
             return
-        from callfence.policygen.files.places import LED, is_led
+        from callfence.policygen.files.places import LED, is_led, real_path
 
-        real = os.path.realpath(place)
+        real = real_path(place)
         if is_led(place, real, linking()):
             self.remarks.append(f"unix connect {socket} grants nothing: {LED}")
         else:

@@ -1,12 +1,12 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
-that it has, read its limits, touch files that it may write to, and name itself where the policies allow what a call does to
-its caller; it fails signals to processes that do not exist, signal 0 to others, calls with NULL or nothing for a path, those
-that would bring a cache up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another
-way (unavailable.tsv).
+that it has, give files the owners that they have, read its limits, touch files that it may write to, and name itself where the
+policies allow what a call does to its caller; it fails signals to processes that do not exist, signal 0 to others, calls with
+NULL or nothing for a path, those that would bring a cache up to date (caches.tsv), and what a kernel or machine may not have,
+for which programs have another way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
-denies all others.
+denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.linux import O_EMPTYPATH, int_in
-from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
+from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of, proc, process_of
 
 if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
@@ -46,7 +47,10 @@ _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, 
 _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
 _SHORT = frozenset(_IDS)
 """The calls that read only 16 bits of each id on 32-bit architectures; those named *32 read all (kernel/uid16.c)."""
-_CAP_SETGID = 1 << 6  # linux/capability.h
+_CAP_CHOWN, _CAP_KILL, _CAP_SETGID = 1, 1 << 5, 1 << 6  # linux/capability.h
+_OWNERS = {"chown": 0, "lchown": 0, "fchown": 0, "fchownat": 1}
+"""The index of the argument before the two ids of each call: a path, or a descriptor."""
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000  # linux/fcntl.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
 _READING = {"prlimit64": (2, 0), "personality": (0, 0xFFFFFFFF)}
@@ -92,9 +96,14 @@ class Instead:
             return self._opens_device(arch, syscall.name)
         if syscall.name in ("kill", "tgkill", "tkill"):
             return self._signals(syscall.name)
+        if syscall.name == "pidfd_send_signal":
+            return self._signals_by_descriptor()
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             is_short = arch.bits == 32 and syscall.name in _SHORT
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
+        if syscall.name.removesuffix("32") in _OWNERS and self._keeps_owner(syscall.name.removesuffix("32"), arch, syscall):
+            self._request.finish(0)
+            return True
         if self._is_of_itself(syscall) or self._touches(arch, syscall):
             return True
         number = unavailable(self._event)
@@ -148,6 +157,37 @@ class Instead:
             return False
         self._request.let_run()  # registers alone decide, and the number stays its own while it waits
         return True
+
+    def _keeps_owner(self, name: str, arch: Arch, syscall: Syscall) -> bool:
+        """Return whether a call gives a file the owner and group that it has, as `tar x` does with what it has made.
+
+        Such a call does nothing, so it need not run, and it makes no difference what its path means later."""
+        index, arguments = _OWNERS[name], self._event.arguments
+        flags = arguments[4] if name == "fchownat" else _AT_SYMLINK_NOFOLLOW if name == "lchown" else 0
+        unchanged = _UNCHANGED_SHORT if arch.bits == 32 and syscall.name in ("chown", "lchown", "fchown") else _UNCHANGED
+        user, group = (value & unchanged for value in arguments[index + 1 : index + 3])
+        asks = Event(self._event.arch, table(arch).by_name["fstatat64" if arch.bits == 32 else "newfstatat"].number, (0,) * 6)
+        if not self._verdict.allows(asks) or not is_in_own_user_namespace(self._event.task):
+            return False
+        try:
+            status = self._status_of(name, arguments[index], flags)
+        except (OSError, ValueError):
+            return False
+        caller = fields_of(self._event.task)
+        may = int(caller["CapEff"], 16) & _CAP_CHOWN or status.st_uid == int(caller["Uid"].split()[3])
+        is_same = user in (status.st_uid, unchanged) and group in (status.st_gid, unchanged)
+        is_link = stat.S_ISLNK(status.st_mode) and not flags & _AT_SYMLINK_NOFOLLOW
+        return bool(may and is_same and not is_link and not status.st_mode & 0o6000 and self._request.is_waiting())
+
+    def _status_of(self, name: str, file: int, flags: int) -> os.stat_result:
+        """Return the status of the file that a call of _OWNERS names; of a link, its own.  Raises OSError."""
+        own = f"{proc()}/{self._event.task}"
+        descriptor = int_in(file if name == "fchown" else self._event.arguments[0] if name == "fchownat" else _AT_FDCWD)
+        folder = f"{own}/cwd" if descriptor == int_in(_AT_FDCWD) else f"{own}/fd/{descriptor}"
+        path = b"" if name == "fchown" else WaitingTask(self._event.task, self._event.task).path(file)
+        if not path:
+            return os.stat(folder if name == "fchown" or flags & _AT_EMPTY_PATH else "")
+        return os.lstat(os.fsencode(f"{own}/root" if path.startswith(b"/") else f"{folder}/") + path)
 
     def _touches(self, arch: Arch, syscall: Syscall) -> bool:
         """Let a call run that sets the times of a file to now, as touch(1) does, if the policies allow opening any file for
@@ -215,6 +255,38 @@ class Instead:
             return False
         return self._signals_other(process, target)
 
+    def _signals_by_descriptor(self) -> bool:
+        """Send a signal to the caller itself, or to a process that it has started, by a copy of its pidfd, if the kernel would
+        let the caller send it; fail with ESRCH if that process has ended.  Return whether the call was answered.
+
+        Landlock does not judge what the helper sends.  So a process below must have the filters of its caller, which one that
+        was there before the program lacks; and who is the helper's own parent adopts others' processes, too."""
+        number, information, flags = self._event.arguments[1:4]
+        caller = fields_of(self._event.task)
+        process = int(caller["Tgid"])
+        if information or int_in(flags) or not self._keeps_signals or not is_in_own_user_namespace(self._event.task):
+            return False
+        if _is_below(os.getpid(), process):
+            return False
+        try:
+            pidfd = kernel.descriptor_of(self._event.task, process, int_in(self._event.arguments[0]))
+        except OSError:
+            return False
+        try:
+            target = process_of(pidfd)
+            is_own = target == process or (target > 0 and _is_below(target, process))
+            may = is_own and _has_filters_of(target, self._event.task) and _may_signal(caller, fields_of(target))
+            if not (target < 0 or may) or not self._request.is_waiting():
+                return False
+            kernel.send_signal(pidfd, int_in(number))
+        except OSError as error:
+            self._fail(error.errno or errno.EPERM)
+        else:
+            self._request.finish(0)
+        finally:
+            os.close(pidfd)
+        return True
+
     def _keeps_ids(self, name: str, unchanged: int) -> bool:
         """Let a call run that sets the ids which the task already has, and fail a setgroups(2) for which it lacks the
         capability; return whether the call was answered.
@@ -256,6 +328,18 @@ def _only_reads(syscall: Syscall, event: Event) -> bool:
     """Return whether a call only reads what is set, by the values in its registers."""
     index, value = _READING.get(syscall.name, (-1, 0))
     return index >= 0 and event.arguments[index] & syscall.arguments[index].mask == value
+
+
+def _may_signal(caller: dict[str, str], target: dict[str, str]) -> bool:
+    """Return whether a task may signal another of its user namespace or one below, by their status (kill(2))."""
+    real, effective, _, _ = caller["Uid"].split()
+    return bool(int(caller["CapEff"], 16) & _CAP_KILL) or not {real, effective}.isdisjoint(target.get("Uid", "").split()[0:3:2])
+
+
+def _has_filters_of(task: int, caller: int) -> bool:
+    """Return whether a task has at least as many filters as the caller, as what it has started does."""
+    counts = [int(fields_of(each).get("Seccomp_filters", -1)) for each in (task, caller)]
+    return counts[0] >= counts[1] > 0
 
 
 def _is_below(process: int, caller: int) -> bool:

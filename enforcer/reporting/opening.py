@@ -8,7 +8,7 @@ import stat
 
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcer.reporting.destination import APPENDING, DATAGRAMS, JOURNAL, LINES, Destination
-from callfence.policygen.files.places import LED, Linking, is_led
+from callfence.policygen.files.places import LED, Linking, is_led, real_path
 
 _JOURNAL = "/run/systemd/journal/socket"
 """The socket of systemd's native journal protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
@@ -32,7 +32,7 @@ def opened(log: str, linking: Linking | None = None) -> Destination:
     if log.startswith("unix:"):
         return _socket(log, log[5:])
     name = os.fsencode(log)
-    if is_led(name, os.path.realpath(name), linking or Linking()):
+    if is_led(name, real_path(name), linking or Linking()):
         raise _refused(log, LED)
     try:
         if stat.S_ISSOCK(os.stat(log).st_mode):

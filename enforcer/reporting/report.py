@@ -14,6 +14,7 @@ from callfence.policygen.evidence.facts import Places, Union, Varying, facts
 from callfence.policygen.evidence.pointed import Value, pointed
 from callfence.policygen.language.naming import format_call
 from callfence.policygen.learning.extend import allowing_line
+from callfence.policygen.model import Action, ActionKind
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from callfence.policygen.text import printable
 from callfence.tracer.abi import NATIVE, Arch, Event, Kind, constants, table
@@ -169,12 +170,14 @@ class Reports:
         if self._failed and (self._reporter.log or self._judge):
             counts = ", ".join(f"{answer}{f' ({count} times)' * (count > 1)}" for answer, count in sorted(self._failed.items()))
             allowing = "`enforce --audit` reports the lines that allow them"
-            self.say(f"not denied, but failed as on a machine that cannot do what they ask for ({allowing}): {counts}", "note")
+            lacking = "not denied, but failed: calls that the policy lacks, as on a machine that does not offer them"
+            self.say(f"{lacking} ({allowing}): {counts}", "note")
         self._failed.clear()
         if self._judge and (count := self._judge.unjudged):
             many = f"{count} are in no report if they were" if count > 1 else "1 is in no report if it was"
             whose = "processes into which the helper may not look (PR_SET_DUMPABLE), or which may have other files than it has"
-            self.say(f"calls that name files or ports: {many} denied, of {whose}, or by a handle (open_by_handle_at)")
+            how = "by a handle (open_by_handle_at), or below a folder above their working folder that they may not enter"
+            self.say(f"calls that name files or ports: {many} denied, of {whose}, or {how}")
             self._judge.unjudged = 0
         if self._ungrantable:
             counts = ", ".join(f"{rights} ({count} times)" for rights, count in sorted(self._ungrantable.items()))
@@ -226,7 +229,8 @@ class Reports:
                 advice += (granting(file, lines),)
         caller = caller_fields(pid) if self._reporter.log or self._reporter.asking >= 0 else {}
         audit, phase = self._reporter.audit, verdict.phase
-        violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, caller, tuple(ungranted))
+        action = _instead(verdict) or verdict.action
+        violation = Violation(event, action, audit, pid, path, site, values, advice, phase, caller, tuple(ungranted))
         return violation, evidence
 
     def fields(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> dict[str, Any]:
@@ -392,3 +396,14 @@ class Counts:
         repeated = self._more.pop(key)
         repeated.at, repeated.wait = now, min(2 * repeated.wait, _MOST)
         return repeated
+
+
+def _instead(verdict: Verdict) -> Action | None:
+    """Return the error with which `enforce` fails a call that is not available (unavailable.tsv), in place of the policies'
+    action; None for another call.  Without --audit, such a call is in no report."""
+    if not (verdict.is_free and verdict.denying):
+        return None
+    from callfence.policygen.implied.tables import unavailable  # not at each start
+
+    number = unavailable(verdict.event)
+    return Action(ActionKind.ERRNO, number) if number else None

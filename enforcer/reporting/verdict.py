@@ -120,15 +120,16 @@ class Verdicts:
         policies = self._in(phase)
         actions = [self._action(file, policy, event) for file, policy in policies]
         denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.allows)
-        is_free = all(_is_free(policy, event) for _, policy in policies)
-        return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
+        free = all(is_free(policy, event) for _, policy in policies)
+        return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, free)
 
     def _action(self, file: str, policy: Policy, event: Event) -> Action:
         granted = self._granted.get(file, ())
         return ALLOW if any(evaluate(added, event).allows for added in granted) else evaluate(policy, event)
 
 
-def _is_free(policy: Policy, event: Event) -> bool:
+def is_free(policy: Policy, event: Event) -> bool:
+    """Return whether a policy has an implied set, and does not deny the call explicitly."""
     arch = Arch.from_audit(event.arch)
     if arch is None or not policy.implied or arch not in policy.entries:
         return False

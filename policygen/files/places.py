@@ -132,7 +132,7 @@ _RENAMES = MAKE_DIR | REMOVE_DIR
 
 
 def _top(place: bytes) -> bytes:
-    return os.path.realpath(os.path.join(here(), place)).rstrip(b"/") + b"/"
+    return real_path(place).rstrip(b"/") + b"/"
 
 
 def _united(held: Mapping[bytes, int], top: bytes) -> int:
@@ -164,6 +164,13 @@ def without_links(path: bytes, folders: Linking) -> set[bytes]:
     if link and not os.path.join(at, b"").startswith(top):
         return {link}
     return {at} if any(not is_kept(place) for place, _ in way) else set()
+
+
+def real_path(path: bytes) -> bytes:
+    """Return the absolute path to which a path leads, without symbolic links as far as they can be read.
+
+    Before Python 3.13, os.path.realpath raises OSError for a link that the user may not read, as in another's /proc/PID."""
+    return deciding(path if path.startswith(b"/") else os.path.join(here(), path))[-1]
 
 
 def deciding(path: bytes) -> list[bytes]:
@@ -260,7 +267,7 @@ def of_process(path: bytes, process: int) -> bytes:
         if not (target := _target(at)):
             break
         at = os.path.join(os.path.dirname(at), target)
-    real, own = os.path.realpath(path) if process else path, b"/proc/%d/" % os.getpid()
+    real, own = real_path(path) if process else path, b"/proc/%d/" % os.getpid()
     return b"/proc/%d/" % process + real[len(own) :] if process and real.startswith(own) else path
 
 
@@ -298,7 +305,7 @@ _REAL: dict[bytes, bytes] = {}
 def _real(folder: bytes) -> bytes:
     """Return where a folder was when first looked at, without links: homes may be below one (/home, which is /var/home)."""
     if folder not in _REAL:
-        _REAL[folder] = os.path.realpath(folder) if folder.startswith(b"/") else folder
+        _REAL[folder] = real_path(folder) if folder.startswith(b"/") else folder
     return _REAL[folder]
 
 

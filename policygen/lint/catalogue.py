@@ -213,7 +213,7 @@ def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tu
         return ()
     result = []
     for arch in new.entries:
-        before, after = _abilities(old, arch, make), _abilities(new, arch, make)
+        before, after = _abilities(old, arch, make, if_complex=False), _abilities(new, arch, make)
         held = [row for row in combinations() if after.keys() >= {*row.parts} and not before.keys() >= {*row.parts}]
         for row in _widest(held):
             lacked = {name for part in row.parts if part not in before for name in _written(new, arch, after[part])}
@@ -241,17 +241,22 @@ def _widest(rows: list[Combination]) -> list[Combination]:
     return [row for row in rows if not any({*row.parts} < {*wider.parts} for wider in rows)]
 
 
-def _abilities(policy: Policy, arch: Arch, make: Callable[[], Space]) -> dict[str, tuple[str, ...]]:
-    """Return ability -> names of the calls by which the policy, with its implied set, has it."""
+def _abilities(
+    policy: Policy, arch: Arch, make: Callable[[], Space], *, if_complex: bool = True
+) -> dict[str, tuple[str, ...]]:
+    """Return ability -> names of the calls by which the policy, with its implied set, has it.  `if_complex`: whether it has it
+    where that is too complex to be judged; a warning too many is better than one too few."""
     result: dict[str, tuple[str, ...]] = {}
     for row in abilities():
-        names = tuple(name for name in row.calls if _allows(policy, row, arch, name, make))
+        names = tuple(name for name in row.calls if _allows(policy, row, arch, name, make, if_complex=if_complex))
         if names:
             result[row.id] = (*result.get(row.id, ()), *names)
     return result
 
 
-def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space]) -> bool:
+def _allows(
+    policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space], *, if_complex: bool
+) -> bool:
     call = table(arch).by_name.get(name)
     if call is None or arch not in policy.entries:
         return False
@@ -263,4 +268,4 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
             return granted(sets, row, arch, call.number, allowed) != FALSE
         return leaves_free(sets, allowed, row, arch, call.number)
     except TooComplexError:
-        return True  # a warning too many is better than one too few
+        return if_complex

@@ -156,13 +156,8 @@ def _lines(observation: Observation) -> Iterator[str]:
     arch = Arch.from_audit(observation.arch)
     assert arch is not None
     call = _call(arch, observation, named=True)
-    try:
-        is_right = (
-            without(recorded_values(table(arch), parse_call(call, arch)), given_up(observation, table(arch)))
-            == observation.arguments
-        )
-    except ValueError:
-        is_right = False
+    values = without(recorded_values(table(arch), parse_call(call, arch)), given_up(observation, table(arch)))
+    is_right = values == observation.arguments
     call = call if is_right else _call(arch, observation, named=False)
     yield from (f'{arch} {call} by "{observation.executable}": {fact}' for fact in observation.evidence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from enum import StrEnum
 from itertools import groupby
@@ -66,7 +67,7 @@ def resolve(
             policy = _without_setting(old.policy, policy, word, asked)
     if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
-    document = _with_old_comments(old, new, policy).with_policy(within_start(policy))
+    document = _with_old_comments(old, new, policy).with_policy(within_start(_decided_in_phases(old.policy, policy, judged)))
     for change, decision in judged.items():
         if decision.why and decision.answer is Answer.ACCEPT:
             document = _with_reason(document, change, decision)
@@ -150,6 +151,40 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
         if sets.and_(missing, lost) != FALSE:
             whole = sets.and_(missing, sets.invert(lost)) == FALSE
             yield part if whole else And((part, Or(tuple(dropped))))
+
+
+def _decided_in_phases(old: Policy, policy: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:
+    """Return the policy with what is restored or edited at the start restored or edited in each phase, too: alternatives that
+    the old policy has there, and the new one allows in other words; edited ones where the new policy has what was edited."""
+    edits: defaultdict[tuple[Arch, int], list[tuple[Entry, Entry]]] = defaultdict(list)
+    for change, decision in judged.items():
+        if isinstance(change, EntryChange) and change.after and decision.instead:
+            instead = normal_entry(change.arch, change.number, decision.instead)
+            edits[change.arch, change.number].append((change.after, instead))
+    phases, before = [], {phase.name: phase.entries for phase in old.phases}
+    for phase in policy.phases:
+        entries = {arch: dict(section) for arch, section in phase.entries.items()}
+        for arch, number, now in phase.each():
+            start, earlier = (of.get(arch, {}).get(number) for of in (policy.entries, before.get(phase.name, {})))
+            if start and (start.action, start.otherwise) != (now.action, now.otherwise) and phase.name in before:
+                if start == old.entries.get(arch, {}).get(number):  # restored as a whole
+                    del entries[arch][number]
+                    entries[arch] |= {number: earlier} if earlier else {}
+                continue
+            here = alternatives(now.expression)
+            lacking = [part for part in alternatives(start.expression) if part not in here] if start else []
+            if start is None or start.action != now.action or not lacking:
+                continue
+            sets, arguments = space(), table(arch).by_number[number].arguments
+            others = sets.invert(to_bdd(sets, now.expression, arguments))
+            parts = [part for part in lacking if earlier and part in alternatives(earlier.expression)]
+            parts = [part for part in parts if sets.and_(to_bdd(sets, part, arguments), others) == FALSE]
+            for after, instead in edits[arch, number]:
+                if {*alternatives(after.expression)} <= {*here}:
+                    parts += alternatives(instead.expression)
+            entries[arch][number] = replace(now, expression=Or((*here, *parts)))
+        phases.append(replace(phase, entries=entries))
+    return replace(policy, phases=tuple(phases))
 
 
 def _without_lines(old: Policy, policy: Policy, lines: Sequence[str]) -> Policy:

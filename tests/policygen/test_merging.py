@@ -145,6 +145,44 @@ def test_comments_merge_too() -> None:
     assert "# two" not in text
 
 
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "above", "trailing"),
+    [
+        ("# a", "# a", "# b", "", "# b"),
+        ("# a", "# b", "# a", "", "# b"),
+        ("# a", "# b", "# b", "", "# b"),
+        ("# a", "# b", "", "", "# b"),
+        ("# a", "", "# a", "", ""),
+        ("# a", "", "# b", "", "# b"),
+        ("# a", "# b", "# c", "# c", "# b"),
+        ("", "# b", "# c", "# c", "# b"),
+    ],
+)
+def test_which_comment_stays_on_a_line(base: str, ours: str, theirs: str, above: str, trailing: str) -> None:
+    merged, _ = merge_documents(*(parse(f"read: allow  {comment}\n") for comment in (base, ours, theirs)))
+    lines = [" ".join(line.split()) for line in merged.text().splitlines() if "#" in line or "read" in line]
+    assert lines == [*[above] * bool(above), f"read: allow {trailing}".strip()]
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged"),
+    [
+        ("a", "a", "ab", "ab"),
+        ("a", "ab", "a", "ab"),
+        ("a", "", "a", ""),
+        ("a", "", "ab", "b"),
+        ("ab", "b", "a", ""),
+        ("ab", "cb", "adb", "cbd"),
+        ("", "a", "b", "ab"),
+        ("", "a", "a", "a"),
+    ],
+)
+def test_which_comments_stay_above_a_line(base: str, ours: str, theirs: str, merged: str) -> None:
+    texts = ["close: allow\n" + "".join(f"# {line}\n" for line in lines) + "read: allow\n" for lines in (base, ours, theirs)]
+    text = merge_documents(*map(parse, texts))[0].text()
+    assert [line[2:] for line in text.splitlines() if line.startswith("#")] == [*merged]
+
+
 def test_an_architecture_that_one_side_adds_is_there() -> None:
     base, theirs = parse("read: allow\n"), parse("read: allow\narch i386\nclose: allow\n")
     merged, _ = merge_documents(base, parse("read: allow\nwrite: allow\n"), theirs)
@@ -162,6 +200,17 @@ def test_folders_between_which_one_policy_moves_files_get_what_the_other_grants_
         lines = unite(one, other).policy.files.lines()
         assert lines == dict.fromkeys(("path ./a", "path ./b"), "read, create, remove, move")
     assert unite(moves, moves).policy == moves.policy
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged"),
+    [("", "a", "b", "ab"), ("", "a", "a", "a"), ("ab", "a", "ab", "a"), ("ab", "ab", "b", "b"), ("ab", "abc", "a", "ac")],
+)
+def test_which_includes_stay(base: str, ours: str, theirs: str, merged: str) -> None:
+    read = {"a": "read: allow", "b": "write: allow", "c": "dup: allow"}.__getitem__
+    texts = ["".join(f"include {name}\n" for name in names) + "close: allow\n" for names in (base, ours, theirs)]
+    document, _ = merge_documents(*(parse(text, read=read) for text in texts))
+    assert [line[-1] for line in document.text().splitlines() if line.startswith("include ")] == [*merged]
 
 
 def test_comments_of_both_sides_on_an_include_are_kept() -> None:

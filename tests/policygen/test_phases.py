@@ -13,13 +13,15 @@ from callfence.policygen.errors import PolicyError
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_action
+from callfence.policygen.language.normal import normal
 from callfence.policygen.lint.findings import lint
 from callfence.policygen.merging import merge_documents, unite
 from callfence.policygen.model import Phase
-from callfence.policygen.phases import START, in_phase, phase_policies, with_phases
-from callfence.policygen.review.changes import changes
+from callfence.policygen.phases import START, in_phase, phase_policies, with_phases, within_start
+from callfence.policygen.review.changes import EntryChange, changes
 from callfence.policygen.review.decisions import Answer, Decision, resolve
 from callfence.policygen.sets.join import JoinError
+from callfence.policygen.values import replace
 
 TEXT = """\
 callfence 1
@@ -67,6 +69,57 @@ def test_text_is_canonical() -> None:
     document = parse(TEXT)
     assert document.text() == TEXT
     assert document.with_policy(document.policy) == document
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "normalised"),
+    [
+        ("read: fd == 1", "read: fd == 2", "read: fd == 1 || fd == 2"),
+        ("read: allow", "read: fd == 2", "read: allow"),
+        ("read: fd == 1", "read: allow", "read: allow"),
+        ("", "read: fd == 2", "read: fd == 2"),
+        ("read: fd == 1 else errno EPERM", "read: errno EPERM", "read: fd == 1 else errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: fd == 2 else errno EPERM", "read: fd == 1 || fd == 2 else errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: fd == 1 else errno EACCES", None),
+        ("read: log if fd == 1", "read: fd == 1", None),
+    ],
+)
+def test_the_entries_before_a_phase_allow_what_it_allows(before: str, after: str, normalised: str | None) -> None:
+    earlier, later = parse(before).policy, parse(after).policy
+    policy = replace(earlier, phases=(Phase("serving", ("poll",), later.entries),))
+    if normalised is None:
+        with pytest.raises(ValueError, match="deny a call in different ways"):
+            normal(policy)
+    else:
+        assert normal(policy).entries == parse(normalised).policy.entries
+
+
+@pytest.mark.parametrize(
+    ("start", "phase", "reduced"),
+    [
+        ("read: fd == 1 || fd == 2", "read: fd == 1", "read: fd == 1"),
+        ("read: fd == 1", "read: fd == 1 || fd == 2", "read: fd == 1"),
+        ("read: fd == 1", "read: fd == 1", "read: fd == 1"),
+        ("read: allow", "read: fd == 2", "read: fd == 2"),
+        ("read: fd == 1", "", ""),
+        ("", "read: fd == 1", ""),
+        ("read: fd == 1", "read: fd == 2", ""),
+        ("read: fd == 1 else errno EPERM", "read: fd == 2 else errno EPERM", "read: errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: fd == 1", "read: fd == 1 else errno EPERM"),
+        ("read: fd == 1 else errno EPERM", "read: errno EPERM", "read: errno EPERM"),
+        ("read: log if fd == 1", "read: fd == 1", "read: log if fd == 1"),
+    ],
+)
+def test_a_phase_is_reduced_to_what_the_start_allows(start: str, phase: str, reduced: str) -> None:
+    policy = replace(parse(start).policy, phases=(Phase("serving", ("poll",), parse(phase).policy.entries),))
+    assert within_start(policy).phases[0].entries == parse(reduced).policy.entries
+
+
+def test_a_phase_that_is_as_the_one_before_begins_at_its_calls_too() -> None:
+    policies = [parse(text).policy for text in ("read: allow\ndup: allow", "read: allow", "", "")]
+    phases = [Phase(name, (call,), {}) for name, call in (("a", "poll"), ("b", "listen"), ("c", "accept"))]
+    joined = with_phases(policies, phases)
+    assert [(phase.name, phase.triggers) for phase in joined.phases] == [("a", ("poll",)), ("b", ("accept", "listen"))]
 
 
 @pytest.mark.parametrize(("phase", "call", "action"), VERDICTS)
@@ -209,6 +262,56 @@ def test_a_trigger_that_does_not_wait_is_told() -> None:
     assert found["io-uring"] == ("danger", "makes requests through a ring, in serving too if it was made before")
     found = lint(parse("phase serving after read\nread: allow\nbind: allow until serving"))
     assert [one.name for one in found if one.rule == "phase-trigger"] == ["phase serving"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "restored"),
+    [
+        ("read: fd == 1", "read: allow", ["read: fd == 1"]),
+        ("read: fd == 1 until serving", "read: allow", ["read: fd == 1 until serving"]),
+        ("read: fd == 1 || fd == 2 until serving", "read: allow", ["read: fd == 1", "   || fd == 2 until serving"]),
+        ("read: fd in {1, 2}", "read: fd in {1, 2, 3}", ["read: fd in {1, 2}"]),
+        ("read: fd == 1", "read: fd == 1 until serving || fd == 2", ["read: fd == 1 until serving"]),
+        ("read: fd == 1 else errno EPERM", "read: allow", ["read: fd == 1 else errno EPERM"]),
+        ("read: fd == 1 until serving else errno EPERM", "read: allow", ["read: fd == 1 until serving else errno EPERM"]),
+    ],
+)
+def test_what_a_rejected_change_replaced_is_restored_in_each_phase(before: str, after: str, restored: list[str]) -> None:
+    text = HEAD + "bind: allow until serving\n"
+    old, new = parse(text + before), parse(text + after)
+    rejected = {change: Decision(Answer.REJECT) for change in changes(old.policy, new.policy)}
+    assert entries(resolve(old, new, rejected)) == ["bind: allow until serving", "epoll_wait: allow", *restored]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "edited", "decided"),
+    [
+        ("", "read: fd == 5", "read: fd == 6", ["read: fd == 6"]),
+        ("", "read: fd == 5 until serving", "read: fd == 6", ["read: fd == 6 until serving"]),
+        ("", "read: allow", "read: fd == 6 || fd == 7", ["read: fd == 6", "   || fd == 7"]),
+        ("", "read: fd == 5", "read: allow", ["read: allow"]),
+        ("read: fd == 1", "read: fd == 1 || fd == 5", "read: fd == 6", ["read: fd == 1", "   || fd == 6"]),
+        ("read: fd == 1", "read: fd == 1 || fd == 5 until serving", "read: fd == 6",
+         ["read: fd == 1", "   || fd == 6 until serving"]),
+    ],
+)  # fmt: skip
+def test_what_is_edited_is_so_in_each_phase(before: str, after: str, edited: str, decided: list[str]) -> None:
+    text = HEAD + "bind: allow until serving\n"
+    old, new = parse(text + before), parse(text + after)
+    (change,) = changes(old.policy, new.policy)
+    assert isinstance(change, EntryChange)
+    instead = parse(edited).policy.entries[change.arch][change.number]
+    document = resolve(old, new, {change: Decision(Answer.ACCEPT, instead)})
+    assert entries(document) == ["bind: allow until serving", "epoll_wait: allow", *decided]
+
+
+@pytest.mark.parametrize("answer", [Answer.ACCEPT, Answer.REJECT, Answer.SKIP])
+def test_what_ends_in_a_phase_ends_there_after_a_review(answer: Answer) -> None:
+    """Whatever is decided of other calls."""
+    text = HEAD + "bind: allow until serving\nptrace: pid == 1 until serving else errno EPERM"
+    old, new = parse(text), parse(f"{text}\nsocket: family == AF_INET")
+    decided = resolve(old, new, {change: Decision(answer) for change in changes(old.policy, new.policy)})
+    assert decided.text().replace("\nsocket: family == AF_INET", "") == old.text()
 
 
 def test_what_is_rejected_is_gone_from_every_phase() -> None:

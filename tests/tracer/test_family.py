@@ -54,6 +54,17 @@ def test_a_child_takes_over_its_parents_state(family):
     assert family.processes == 2
 
 
+def test_what_tasks_make_shares_a_processor_as_they_do():
+    """Born twice, as the event and its first stop may say it, it is registered once."""
+    processor = Processor()
+    family = TaskFamily(Tally(), processor)
+    parent = family.add(NOBODY, NOBODY)
+    for _ in range(2):
+        thread = family.born(NOBODY + 1, parent, is_thread=True)
+    family.born(NOBODY + 2, thread, is_thread=False)
+    assert processor.told == [("inherit", NOBODY, NOBODY + 1), ("inherit", NOBODY + 1, NOBODY + 2)]
+
+
 def test_forks_are_counted_where_waits_are_followed(family):
     family._tally.has_waits = True
     parent = family.add(NOBODY, NOBODY)

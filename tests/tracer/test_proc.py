@@ -116,3 +116,16 @@ def test_a_child_until_it_is_waited_for(program: Path) -> None:
 def test_of_a_long_command_line_the_beginning_is_read(program: Path) -> None:
     with cat(program, "-", "x" * 8000) as child:
         assert proc.command_of(child.pid) == [str(program), "-", "x" * (4096 - len(f"{program} - "))]
+
+
+def test_process_of_a_pidfd():
+    child = subprocess.Popen(["sleep", "60"])
+    pidfd, file = os.pidfd_open(child.pid), os.open(os.devnull, os.O_RDONLY)
+    try:
+        assert (proc.process_of(pidfd), proc.process_of(file)) == (child.pid, 0)
+        child.kill()
+        child.wait()
+        assert proc.process_of(pidfd) == -1
+    finally:
+        os.close(pidfd)
+        os.close(file)

@@ -27,11 +27,11 @@ def span(line: list[str]) -> tuple[int, int]:
     return start, end
 
 
-def image() -> bytearray:
-    """What of libc is mapped and may be read, by address from its beginning."""
-    begin = span(LINES[0])[0]
-    found = bytearray(span(LINES[-1])[1] - begin)
-    for line in LINES:
+def image(lines: list[list[str]]) -> bytearray:
+    """What of a library is mapped and may be read, by address from its beginning."""
+    begin = span(lines[0])[0]
+    found = bytearray(span(lines[-1])[1] - begin)
+    for line in lines:
         start, end = span(line)
         if line[1].startswith("r"):
             found[start - begin : end - begin] = ctypes.string_at(start, end - start)
@@ -49,7 +49,7 @@ def code() -> range:
     return range(start - begin, end - begin, (end - start) // 500)
 
 
-WHOLE = image() if LINES else bytearray()
+WHOLE = image(LINES) if LINES else bytearray()
 
 
 @needs_glibc
@@ -69,6 +69,44 @@ def test_the_tables_of_libc_are_understood() -> None:
     rows = [tables.row(place, read) for place in code()]
     assert sum(row is not None for row in rows) > 450
     assert all(row is None or (row.ra == -8 and row.offset >= 8) for row in rows)
+
+
+STEPS: list[tuple[str, Row | None]] = [
+    ("", Row(True, 8, None, -8)),
+    (".cfi_def_cfa_offset 16; .cfi_offset 6, -16", Row(True, 16, -16, -8)),
+    (".cfi_remember_state; .cfi_def_cfa_register 6", Row(False, 16, -16, -8)),
+    (".cfi_same_value 6", Row(False, 16, None, -8)),
+    (".cfi_restore_state", Row(True, 16, -16, -8)),
+    (".cfi_undefined 6", Row(True, 16, None, -8)),
+    (".cfi_escape 0x05, 6, 5", Row(True, 16, -40, -8)),  # DW_CFA_offset_extended
+    (".cfi_def_cfa 6, 32", Row(False, 32, -40, -8)),
+    (".cfi_restore 6", Row(False, 32, None, -8)),
+    (".cfi_undefined 16", None),
+    (".cfi_escape 0x06, 16", Row(False, 32, None, -8)),  # DW_CFA_restore_extended
+    (".skip 100, 0x90; .cfi_offset 6, -24", Row(False, 32, -24, -8)),
+    (".skip 1000, 0x90; .cfi_offset 6, -32", Row(False, 32, -32, -8)),
+    (".skip 100000, 0x90; .cfi_offset 6, -40", Row(False, 32, -40, -8)),
+    (".cfi_escape 0x2e, 16; .cfi_escape 0x10, 3, 1, 0x30", Row(False, 32, -40, -8)),  # GNU_args_size, an expression for rbx
+    (".cfi_def_cfa 3, 32", None),  # only rsp and rbp are followed
+    (".cfi_def_cfa 7, 200", Row(True, 200, -40, -8)),
+    (".cfi_escape 0x10, 6, 1, 0x30", None),  # rbp is where an expression says
+]
+"""Directives of the assembler, and what holds at the instruction after them."""
+
+
+@pytest.mark.only_on("x86_64")
+def test_each_instruction_of_tables_is_followed(compile_c: Callable[..., Path], tmp_path: Path) -> None:
+    lines = [f"{directives}\np{number}: .globl p{number}; nop" for number, (directives, _) in enumerate(STEPS)]
+    source = tmp_path / "steps.s"
+    source.write_text("\n".join([".cfi_startproc", *lines, ".cfi_endproc", '.section .note.GNU-stack,"",@progbits', ""]))
+    library = compile_c(source, "-shared")
+    code = ctypes.CDLL(str(library))
+    mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(library) in line]
+    read = reading(image(mapped))
+    of_library = Tables(read)
+    for number, (directives, row) in enumerate(STEPS):
+        place = (ctypes.cast(code[f"p{number}"], ctypes.c_void_p).value or 0) - span(mapped[0])[0]
+        assert of_library.row(place, read) == row, directives
 
 
 @needs_glibc

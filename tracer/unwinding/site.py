@@ -45,12 +45,12 @@ def _named(tid: int, maps: Maps, address: int) -> str:
     if name[0] == "/" and file not in _builds:
         if len(_builds) >= _MAX_BUILDS:
             _builds.clear()
-        _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
+        _builds[file] = build_id(f"{proc()}/{tid}/root{name}")
     site = f"{name}+{address - mapped.shift:#x}"
     return f"{site} ({_builds[file]})" if _builds.get(file) else site
 
 
-def _build_id(path: str) -> str:
+def build_id(path: str) -> str:
     """Return the GNU build id of a file, in hexadecimal; '' if it has none."""
     try:
         with open(path, "rb", opener=_open_regular) as file:
@@ -61,7 +61,7 @@ def _build_id(path: str) -> str:
 
             segments = [segment for segment in linux.elf_segments(read) if segment[0] == linux.PT_NOTE]
             notes = (read(offset, min(size, _MAX_NOTES)) for _, offset, _, size in segments)
-            return next((build_id.hex() for note in notes for build_id in _build_ids(note)), "")
+            return next((found.hex() for note in notes for found in _build_ids(note)), "")
     except (OSError, *UNREADABLE):
         return ""
 

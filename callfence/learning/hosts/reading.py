@@ -60,7 +60,7 @@ def call_of(task: Task, event: Event) -> Call:
     name, word = name_of(arch, event.number), arch.bits // 8
     if name != "socketcall":
         return Call(name.removesuffix("_time64"), event.arguments, word)
-    words = kernel.read_memory(task.tid, event.arguments[1], 24) or kernel.read_memory(task.tid, event.arguments[1], 12)
+    words = memory(task, event.arguments[1], 24)  # fewer where it has fewer arguments, at the end of what can be read
     arguments = tuple(int.from_bytes(words[at : at + 4], "little") for at in range(0, len(words), 4))
     name = _SOCKETCALL.get(event.arguments[0] & 0xFFFFFFFF, "") if words else ""
     arguments += (0,) * (6 - len(arguments))

@@ -61,3 +61,28 @@ def test_bits_that_only_restrict_are_named(tmp_path: Path, capsys: pytest.Captur
         "  mprotect: prot == PROT_READ|PROT_EXEC",
         "    implied 1: PROT_BTI as well, which only restricts what the call does",
     ]
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ("memfd_create", "fails it instead, as where it is not available: memfd_create: errno ENOSYS if flags has MFD_CLOEXEC"),
+        ("inotify_init()", "does not end the program, but fails the call with ENOSYS, as where it is not available"),
+        ("memfd_create(flags=0)", None),
+        ("ptrace", None),
+    ],
+)
+def test_what_enforce_fails_instead_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], about: str, said: str | None
+) -> None:
+    for implied in ("implied 1\n", ""):
+        (tmp_path / "it.policy").write_text(f"arch x86_64\n{implied}openat: flags == O_RDONLY\n")
+        assert why.main([str(tmp_path / "it.policy"), about]) == 1
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  `enforce`")]
+        assert lines == ([f"  `enforce` {said}"] if said and implied else [])
+
+
+def test_an_entry_is_no_name_of_a_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.policy").write_text("read: allow\n")
+    assert why.main([str(tmp_path / "it.policy"), "chmod: mode == 0o644"]) == 2
+    assert f"that is an entry; `callfence why {tmp_path}/it.policy chmod` shows" in capsys.readouterr().err

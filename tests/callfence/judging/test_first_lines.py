@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from calls import parse
@@ -36,3 +39,13 @@ def test_what_becomes_possible_is_said_first(before: list[str], after: str, name
     said = [html.unescape(one) for one in re.findall(r'<p class="answer">(.*?)</p>', shown)]
     grants = text.partition("danger: ")[2].partition(" [")[0]
     assert said[0] == f'<span class="badge danger">wider</span> Danger: {grants}.'
+
+
+def test_many_lines_take_no_time_for_each_pair(tmp_path: Path) -> None:
+    """A check on a pull request must not wait for a change that adds 20,000 lines about hosts."""
+    (tmp_path / "old.policy").write_text("tcp connect h.example.org: 1\nread: allow\n")
+    lines = (f"tcp connect h{number}.example.org: {number + 1}\n" for number in range(20000))
+    (tmp_path / "new.policy").write_text(f"{''.join(lines)}read: allow\n")
+    command = [sys.executable, "-m", "callfence", "diff", "old.policy", "new.policy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout.startswith("incomparable"), done.stderr

@@ -128,6 +128,16 @@ def test_what_is_accepted_is_suppressed(tmp_path: Path) -> None:
     assert suppressed == {"execute": [{"kind": "inSource", "justification": "runs hooks"}]}
 
 
+def test_a_new_reason_is_shown_and_suppresses_nothing(tmp_path: Path) -> None:
+    write(tmp_path, OLD, NEW)
+    rows = {row["ruleId"]: row for row in results(log(tmp_path, *COMMANDS[1], "--against", "old.policy"))}
+    assert not any("suppressions" in row for row in rows.values())
+    reason = "; accepted in this change, for this reason: runs hooks"
+    assert [rule for rule, row in rows.items() if row["message"]["text"].endswith(reason)] == ["execute"]
+    said = "socket: it opens raw sockets: the program can forge and read packets"
+    assert rows["raw-socket"]["message"]["text"] == said
+
+
 def test_lines(tmp_path: Path) -> None:
     write(tmp_path, OLD, NEW)
     places = {

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,32 @@ def test_the_place_of_a_denied_call(compile_c: Callable[..., Path], commands: Co
     for report in (json.dumps(logged.violations[0]), printed.stderr.decode()):
         said = why(policy, report)[-1]
         assert re.fullmatch(r"  called at callsite\+0x[0-9a-f]+ \(calls_getppid\+0x[0-9a-f]+\)", said)
+
+
+def test_an_odd_note_hides_no_names(compile_c: Callable[..., Path], commands: Commands, tmp_path: Path) -> None:
+    policy = learn(compile_c(SOURCE), commands, tmp_path)
+    site = recorded(policy)
+    content = bytearray((tmp_path / "callsite").read_bytes())
+    note = content.index(struct.pack("<III", 4, 16, 1) + b"GNU\0")  # .note.ABI-tag
+    content[note + 12 : note + 16] = b"\xff" * 4  # no name is as long as a program may say
+    (tmp_path / "callsite").write_bytes(content)
+    assert re.search(r"\(calls_getppid\+0x[0-9a-f]+\)$", Symbols().describe(site))
+
+
+def test_symbols_without_end_are_not_read(
+    compile_c: Callable[..., Path], commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may make itself a sparse executable whose table of symbols is as large as a file may be."""
+    policy = learn(compile_c(SOURCE), commands, tmp_path)
+    site, file = recorded(policy), tmp_path / "callsite"
+    content = bytearray(file.read_bytes())
+    sections, size, count = struct.unpack_from("<Q", content, 40)[0], *struct.unpack_from("<HH", content, 58)
+    heads = [sections + number * size for number in range(count)]
+    table = next(head for head in heads if struct.unpack_from("<I", content, head + 4) == (2,))  # SHT_SYMTAB
+    struct.pack_into("<QQ", content, table + 24, -len(content) // 24 * -24, 24 << 30)
+    file.write_bytes(content)
+    os.truncate(file, 25 << 30)
+    monkeypatch.setattr(sites, "_MOST_BYTES", 1 << 20)
+    found = Symbols()
+    assert found.describe(site).startswith("callsite+")
+    assert list(found.problems()) == [f"no symbols of {file}: its symbol table cannot be read"]

@@ -448,8 +448,47 @@ def test_message_queues_are_files_of_their_file_system(compile_c: Callable[..., 
         learn --files -o other.policy "$1"
     """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", program]
+    # --ipc: what may not remove its queue leaves it, and a user may have about ten (RLIMIT_MSGQUEUE)
+    command = ["unshare", "--mount", "--ipc", "sh", "-c", script, "sh", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "ran\n", done.stderr
     assert "path /dev/mqueue: read, write: not granted" in done.stderr
     assert "opens message queues, which fails under a policy that confines files: /dev/mqueue is not mounted" in done.stderr
+
+
+def test_links_of_another_users_process_end_no_learn_and_no_lint(nobody: Nobody) -> None:
+    """A program looks for a file below /proc/1/root, where this user cannot read the link."""
+    script = """
+        "$@" learn -q --files -o it.policy -- cat /proc/1/root/x && exit 9
+        printf 'path /proc/1/root: read\npath ./link: read\nread: allow\n' > it.policy
+        ln -s /proc/1/root link
+        "$@" lint it.policy
+    """
+    command = ["sh", "-c", script, "sh", *nobody.python, "-m", "callfence"]
+    done = subprocess.run(command, cwd=nobody.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "cat: /proc/1/root/x: Permission denied\n"
+    assert "danger: path /proc/1/root: it grants every file" in done.stdout
+    assert "danger: path ./link: it leads to /proc/1/root by a symbolic link" in done.stdout
+
+
+def test_files_below_a_folder_that_the_user_may_not_enter(nobody: Nobody) -> None:
+    """As in `sudo -u nobody` in a home: what the program opens by relative paths is learned, and it is said if a denied one
+    cannot be explained."""
+    folder = nobody.folder / "closed" / "inner"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    (folder / "file").write_text("text")
+    script = """
+        "$@" learn -q --files -o it.policy -- sh -c 'cat file; echo x > made'
+        rm made
+        "$@" enforce -p it.policy sh -c 'cat file; echo x > made'
+        sed '/^path \\./d' it.policy > less.policy
+        "$@" enforce --explain -p less.policy cat file
+    """
+    command = ["sh", "-c", script, "sh", *nobody.python, "-m", "callfence"]
+    (nobody.folder / "closed").chmod(0o700)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "texttext"
+    first, *rest = done.stderr.splitlines()
+    assert first == "cat: file: Permission denied"
+    assert rest and all("in no report if" in line and "that they may not enter" in line for line in rest), done.stderr

@@ -237,6 +237,28 @@ def test_what_is_printed_to_a_pipe_or_a_file_is_in_a_rehearsal_too(tmp_path: Pat
     assert not (tmp_path / "piped").exists()
 
 
+def test_a_file_as_standard_input_is_read_again_from_where_it_began(tmp_path: Path) -> None:
+    (tmp_path / "input").write_text("before\nread\n")
+    with open(tmp_path / "input") as file:
+        os.lseek(file.fileno(), len("before\n"), os.SEEK_SET)
+        words = ("sh", "-c", "read line; echo $line >>lines")
+        done = learn(tmp_path, "--rehearse", "--rehearse-only", "no-home", *words, stdin=file)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lines").read_text() == "read\nread\n"
+    assert "give its input as a file" not in done.stderr
+
+
+def test_a_pipe_as_standard_input_is_read_once(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"read\n")
+    os.close(writing)
+    words = ("sh", "-c", "read line; echo $line >>lines")
+    done = learn(tmp_path, "--rehearse", "--rehearse-only", "no-home", *words, stdin=reading)
+    os.close(reading)
+    assert "the program reads a pipe, which is empty in these runs; give its input as a file\n" in done.stderr
+    assert (tmp_path / "lines").read_text() == "read\n\n"
+
+
 @pytest.mark.parametrize(("stream", "fails"), [("stdout-full", True), ("stdout-null", False)])
 def test_a_full_device_fails_what_is_written(tmp_path: Path, stream: str, fails: bool) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\necho something || : >failed\n")

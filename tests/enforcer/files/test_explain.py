@@ -212,7 +212,7 @@ def test_what_fails_without_a_denial_is_in_the_log(run, place):
 def test_an_explanation_says_what_failed_without_a_denial(run):
     calls = "implied 1\nopenat: flags in O_ACCMODE|O_CLOEXEC\n"
     done = run("path ./data: read, write", "lease:data/a", calls=calls)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("enforce: not denied, but failed as on a machine")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("enforce: not denied, but failed: ")]
     assert line.endswith("(`enforce --audit` reports the lines that allow them): fcntl(cmd=F_SETLEASE) with EINVAL")
 
 

@@ -43,6 +43,11 @@ static int started(void)
     return child;
 }
 
+static long signal_parent(void)
+{
+    return syscall(SYS_pidfd_send_signal, syscall(SYS_pidfd_open, getppid(), 0), SIGUSR2, NULL, 0);
+}
+
 static long made(const char *what)
 {
     int status = 0;
@@ -85,13 +90,24 @@ static long made(const char *what)
         int child = started();
         return kill(child, SIGTERM) || waitpid(child, &status, 0) != child ? -1 : status;
     }
-    if (!strcmp(what, "parent")) {
+    if (!strcmp(what, "parent") || !strcmp(what, "parent-pidfd")) {
         fflush(stdout);
         if (fork() == 0)
-            _exit(kill(getppid(), SIGUSR2) ? 1 : 5);
+            _exit((what[6] ? signal_parent() : kill(getppid(), SIGUSR2)) ? 1 : 5);
         while (waitpid(-1, &status, 0) < 0 && errno == EINTR)
             ;
         return got == SIGUSR2 ? WEXITSTATUS(status) : -1;
+    }
+    if (!strncmp(what, "pidfd-", 6)) { /* Go's os/exec signals so what it has started */
+        siginfo_t info = {.si_signo = SIGUSR2, .si_code = SI_QUEUE};
+        int is_started = !strcmp(what, "pidfd-child") || !strcmp(what, "pidfd-ended"), number = is_started ? SIGTERM : SIGUSR2;
+        int target = is_started ? started() : !strcmp(what, "pidfd-outside") ? getppid() : getpid();
+        int pidfd = !strcmp(what, "pidfd-none") ? 0 : syscall(SYS_pidfd_open, target, 0);
+        if (!strcmp(what, "pidfd-ended"))
+            kill(target, SIGKILL), waitpid(target, &status, 0);
+        if (syscall(SYS_pidfd_send_signal, pidfd, number, strcmp(what, "pidfd-queued") ? NULL : &info, 0))
+            return -1;
+        return !is_started ? got : waitpid(target, &status, 0) != target ? -2 : status;
     }
     if (!strcmp(what, "outside"))
         return kill(getppid(), 0);
@@ -124,6 +140,24 @@ static long made(const char *what)
         return syscall(SYS_setfsuid, geteuid()) - geteuid() + syscall(SYS_setfsgid, getegid()) - getegid();
     if (!strcmp(what, "other-ids"))
         return syscall(SYS_setresuid, -1, 4321, -1);
+    if (!strncmp(what, "owner-", 6)) { /* tar(1) and cp(1) say whose what they have made is */
+        int file = open(what, O_RDWR | O_CREAT | O_EXCL, 0600), uid = geteuid(), gid = getegid();
+        char whole[4096];
+        if (file < 0 || !getcwd(whole, 4000))
+            return -3;
+        strcat(strcat(whole, "/"), what);
+        if (!strcmp(what, "owner-other"))
+            return fchown(file, uid + 1, gid);
+        if (!strcmp(what, "owner-missing"))
+            return lchown("missing", uid, gid);
+        if (!strcmp(what, "owner-bits"))
+            return fchmod(file, 04700) ? -2 : fchown(file, uid, gid);
+        if (!strcmp(what, "owner-link"))
+            return symlink("..", "link") || lchown("link", uid, gid) ? -2 : chown("link", uid, gid);
+        return fchown(file, uid, gid) || fchown(file, -1, gid) || chown(what, uid, -1) || lchown(whole, -1, -1) ||
+               fchownat(AT_FDCWD, what, uid, gid, AT_SYMLINK_NOFOLLOW) || fchownat(file, "", uid, gid, AT_EMPTY_PATH) ||
+               fchownat(open(".", O_RDONLY), what, uid, gid, 0);
+    }
     if (!strcmp(what, "touch"))
         return syscall(SYS_utimensat, open("instead", O_RDONLY), NULL, NULL, 0);
     if (!strcmp(what, "touch-name"))

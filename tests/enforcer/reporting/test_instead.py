@@ -113,9 +113,28 @@ def test_everything_else_is_denied(made, what, call):
     assert [one.startswith(call) for one in denied] == [True]
 
 
-def test_a_process_does_not_signal_its_parent(made):
-    done, denied = made(IMPLIED, "parent")
-    assert (done.stdout, [call.partition("(")[0] for call in denied]) == ("parent -1 0\n", ["kill"])
+@pytest.mark.parametrize(("what", "call"), [("parent", "kill"), ("parent-pidfd", "pidfd_send_signal")])
+def test_a_process_does_not_signal_its_parent(made, what, call):
+    done, denied = made(IMPLIED + "pidfd_open: allow\n", what)
+    assert (done.stdout, [call.partition("(")[0] for call in denied]) == (f"{what} -1 0\n", [call])
+
+
+@pytest.mark.parametrize(
+    ("what", "result"),
+    [
+        ("pidfd-child", str(signal.SIGTERM.value)),
+        ("pidfd-ended", "-1 ESRCH"),
+        ("pidfd-itself", str(signal.SIGUSR2.value)),
+        ("pidfd-outside", None),
+        ("pidfd-queued", None),
+        ("pidfd-none", None),
+    ],
+)
+@pytest.mark.parametrize("probe", ["", "pidfd_send_signal: sig == 0 && flags == 0\n"], ids=["no line", "Go's probe"])
+def test_a_process_signals_those_that_it_has_started_by_a_pidfd(made, what, result, probe):
+    done, denied = made(f"{IMPLIED}pidfd_open: allow\n{probe}", what)
+    answer = (0, f"{what} {result}", []) if result else (-signal.SIGSYS, "", ["pidfd_send_signal"])
+    assert (done.returncode, done.stdout.strip(), [call.partition("(")[0] for call in denied]) == answer
 
 
 @pytest.mark.parametrize("what", ["itself", "own-ids", "daemon", "attributes"])
@@ -162,6 +181,16 @@ def test_nobody_else_sets_times(made, more, what):
     assert (done.stdout, [call.partition("(")[0] for call in denied]) == ("", ["utimensat"])
 
 
+@pytest.mark.parametrize(
+    ("what", "result"),
+    [("owner-same", "0"), *((f"owner-{what}", "-1 EPERM") for what in ("other", "missing", "bits", "link"))],
+)
+def test_a_file_keeps_the_owner_that_it_has(made, what, result):
+    makes = " || flags in O_RDWR|O_CREAT|O_EXCL && mode == 0600\nsymlink: allow\nchmod: allow\nfchmod: allow"
+    done, denied = made(IMPLIED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{makes}"), what)
+    assert (done.returncode, done.stdout.strip(), denied) == (0, f"{what} {result}", [])
+
+
 def test_root_does_not_take_its_ids_back(made):
     done, denied = made(IMPLIED, "own-ids")
     answer = ("own-ids 0 \n", []) if os.getuid() else ("", ["setgid(gid=0)"])
@@ -192,10 +221,19 @@ def test_an_audit_lets_it_run_and_reports_it(made):
     assert [one.partition("(")[0] for one in denied] == ["socket", "openat"]
 
 
+def test_an_audit_says_how_it_would_fail(place, made, shared_policy):
+    made(IMPLIED, "daemon")
+    done = place.enforce("-p", shared_policy(IMPLIED, "instead.policy"), "--audit", "--", "./instead", "daemon", "other-file")
+    assert [line.rpartition(": ")[2] for line in done.stderr.splitlines() if "would deny" in line] == [
+        "it would fail with EAFNOSUPPORT", "the process would be killed"
+    ]  # fmt: skip
+
+
 # Decided by what /proc says of the caller
 
 
-ME, OTHER, SELF = 70, 80, {"Tgid": "70", "NSpid": "70", "CapEff": "0", "Uid": "5\t5\t5\t5", "Gid": "6\t6\t6\t6"}
+ME, OTHER = 70, 80
+SELF = {"Tgid": "70", "NSpid": "70", "CapEff": "0", "Uid": "5\t5\t5\t5", "Gid": "6\t6\t6\t6", "Seccomp_filters": "2"}
 
 
 @pytest.fixture
@@ -207,7 +245,9 @@ def answered(monkeypatch):
         monkeypatch.setattr(instead, "fields_of", lambda task: tasks.get(task, {}))
         monkeypatch.setattr(instead, "is_in_own_user_namespace", lambda _task: own_namespace)
         done = []
-        request = SimpleNamespace(fail=done.append, let_run=lambda: done.append("runs"), is_waiting=lambda: waits)
+        request = SimpleNamespace(
+            fail=done.append, finish=done.append, let_run=lambda: done.append("runs"), is_waiting=lambda: waits
+        )  # fmt: skip
         one = event(call, *arguments, arch=arch)._replace(task=71)
         verdict = SimpleNamespace(event=one, confines_files=False, allows=lambda other: other.arguments in allowed)
         made = instead.Instead(request, verdict, (-1, -1), keeps_signals=keeps_signals)
@@ -305,6 +345,41 @@ def test_signals_to_others(monkeypatch, answered, target, number, of, keeps_sign
     monkeypatch.setattr(instead.kernel, "pidfd_open", pidfd_open)
     monkeypatch.setattr(instead, "kin_of", lambda pid: (0, of.get(pid, 1)))
     assert answered("kill", target, number, keeps_signals=keeps_signals) == result
+
+
+@pytest.mark.parametrize(
+    ("target", "changed", "result"),
+    [
+        (OTHER, {}, 0),
+        (ME, {}, 0),
+        (-1, {}, 0),  # it has ended: the kernel says so
+        (0, {}, None),
+        (90, {}, None),
+        (OTHER, {"own_namespace": False}, None),
+        (OTHER, {"keeps_signals": False}, None),
+        (OTHER, {"Seccomp_filters": "3"}, None),
+        (OTHER, {"adopts": ME}, None),
+        (OTHER, {"waits": False}, None),
+        (OTHER, {"Uid": "9\t9\t5\t5"}, None),
+        (OTHER, {"Uid": "9\t5\t9\t9"}, 0),
+        (OTHER, {"Uid": "9\t9\t5\t5", "CapEff": "20"}, 0),
+    ],
+    ids=(
+        "child", "itself", "ended", "no pidfd", "another", "namespace", "no Landlock", "unfiltered", "adopted", "gone",
+        "other user", "effective user", "CAP_KILL",
+    ),
+)  # fmt: skip
+def test_by_a_pidfd_only_those_below_are_signalled_whom_the_caller_may(monkeypatch, answered, target, changed, result):
+    sent = []
+    monkeypatch.setattr(instead.kernel, "descriptor_of", lambda *_: os.open(os.devnull, os.O_RDONLY))
+    monkeypatch.setattr(instead.kernel, "send_signal", lambda _, number: sent.append(number))
+    monkeypatch.setattr(instead, "process_of", lambda _: target)
+    parents = {OTHER: 75, 75: ME, os.getpid(): changed.get("adopts", 1)}
+    changed = {"keeps_signals": True, **{name: value for name, value in changed.items() if name != "adopts"}}
+    monkeypatch.setattr(instead, "kin_of", lambda pid: (0, parents.get(pid, 1)))
+    assert answered("pidfd_send_signal", 3, 15, **changed) == result
+    assert sent == [15] * (result == 0)
+    assert answered("pidfd_send_signal", 3, 15, 0, 4, **changed) == answered("pidfd_send_signal", 3, 15, 9, **changed) is None
 
 
 def test_an_ancestor_is_looked_for_among_a_hundred(monkeypatch):

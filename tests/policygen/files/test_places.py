@@ -7,7 +7,7 @@ import os
 import pytest
 
 from callfence.policygen.files import landlock, places
-from callfence.policygen.files.places import Linking, PlaceError, located, named, without_links
+from callfence.policygen.files.places import Linking, PlaceError, located, named, real_path, without_links
 
 OWN = b"/run/user/%d" % os.geteuid()
 
@@ -59,9 +59,26 @@ def test_folders_with_links_are_looked_up_once(tmp_path, monkeypatch):
     """And not once for each path."""
     folders = [bytes(tmp_path / str(number)) for number in range(3)]
     found = Linking((folder, landlock.MAKE_SYM) for folder in folders)
-    monkeypatch.setattr(os.path, "realpath", None)
+    monkeypatch.setattr(places, "real_path", None)
     assert without_links(folders[0] + b"/x", found) == {folders[0] + b"/x"}
     assert without_links(b"/x", found) == set()
+
+
+def test_a_link_that_may_not_be_read_is_where_a_path_leads(tmp_path, monkeypatch):
+    """Links in another user's folder of /proc: os.path.realpath raises PermissionError for them, before Python 3.13."""
+    folder = os.path.realpath(bytes(tmp_path))
+    os.symlink("/proc/1/root", folder + b"/link")
+
+    def readlink(path, read=os.readlink):
+        if path.startswith(b"/proc/1/"):
+            raise PermissionError
+        return read(path)
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    assert real_path(folder + b"/link/etc") == real_path(b"/proc/1/root/etc") == b"/proc/1/root/etc"
+    monkeypatch.chdir(tmp_path)
+    assert real_path(b"link/../x") == b"/proc/1/x"
+    assert real_path(b"x") == folder + b"/x"
 
 
 def test_what_leads_nowhere():

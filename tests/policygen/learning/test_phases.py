@@ -159,6 +159,17 @@ def test_learning_says_that_nothing_ends_in_a_phase_any_more() -> None:
     assert (generated.phases, generated.document.policy.phases) == ("no phase serving any more: nothing ends there", ())
 
 
+def test_what_an_implied_set_gives_in_a_phase_is_not_written_there() -> None:
+    text = "implied 1\nphase serving after poll\ngetpid: allow until serving\nlisten: allow until serving\npoll: allow\n"
+    calls = [observed("listen", 3, 5, after=[0]), observed("getpid", after=[IN_POLL]), observed("poll", after=[0, IN_POLL])]
+    whole = recording([{IN_POLL}], calls)
+    generated = in_phases(
+        lambda start: generate(whole.observations, start, name="app", options=HOW),
+        parse(text), whole.observations, whole, whole, HOW, chooses=False,
+    )  # fmt: skip
+    assert "\ngetpid: allow until serving\n" in generated.document.text()
+
+
 def test_a_program_that_is_executed_again_has_the_role_that_it_had_first() -> None:
     whole = recording(
         [{waits("poll")}],

@@ -59,6 +59,8 @@ HOSTILE = {
     "many values": f"ioctl: cmd in {{{', '.join(str(RANDOM.getrandbits(32)) for _ in range(5_000))}}}\n",
 }  # fmt: skip
 
+FEW = f"mmap: {bits('mmap', 4)}\n"
+
 
 @pytest.mark.long
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
@@ -83,6 +85,24 @@ def test_a_danger_after_what_uses_up_the_work_is_not_passed_over() -> None:
     assert {("ptrace", "danger"), ("kexec_load", "danger")} <= found
     judgement = judge(parse("read: allow\n", "a"), parse(text, "b"), Budget(TOTAL, EACH))
     assert ("ptrace", "danger") in {(one.name, one.level) for one in judgement.headlines}
+
+
+def test_a_difference_that_was_not_judged_is_a_danger() -> None:
+    """Wherever the work ends: while policies are compared, or while a difference is judged."""
+    for total in range(0, 1001, 50):
+        judgement = judge(parse("read: allow\n", "old"), parse(FEW, "a"), Budget(total, total))
+        assert (judgement.headlines[0].rule, judgement.headlines[0].level) == ("too-complex", "danger")
+
+
+def test_no_combination_is_passed_over_where_the_work_ends() -> None:
+    """Where it ended while the old policy was looked at, that counted as having every ability."""
+    text = f"{FEW}mprotect: prot in PROT_READ|PROT_EXEC\nopenat: flags in O_RDWR|O_CREAT\nmemfd_create: allow\n"
+    old, new = parse("read: allow\n", "old"), parse(text, "a")
+    rules = {one.rule for one in judge(old, new).headlines}
+    assert rules >= {"shared-code", "write-then-map"}
+    for total in range(0, 8001, 200):
+        found = {one.rule for one in judge(old, new, Budget(total, total)).headlines}
+        assert found >= rules or "too-complex" in found, total
 
 
 def test_nothing_accepts_what_was_not_judged() -> None:

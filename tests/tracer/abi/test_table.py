@@ -270,6 +270,16 @@ def test_a_joint_meaning(row: tuple[str, tuple[str | int, ...], str, str, str]) 
     assert (found.kind, found.constants) == (Kind(kind), family)
 
 
+@pytest.mark.parametrize(
+    ("call", "dependents"),
+    [("fcntl", [(), (2,), ()]), ("setsockopt", [(), (2,), (), (), ()]), ("read", [(), (), ()])],
+)
+def test_whose_meaning_depends_on_an_argument(call: str, dependents: list[tuple[int, ...]]) -> None:
+    calls = table(Arch.X86_64)
+    number = calls.by_name[call].number
+    assert [(*sorted(calls.dependents(number, index)),) for index in range(len(dependents))] == dependents
+
+
 def test_the_selector_is_read_at_its_width() -> None:
     dirty = 0xDEADBEEF << 32 | constants.value("F_SETFL", Arch.X86_64)  # type: ignore[operator]
     assert argument(Arch.X86_64, "fcntl", "arg", 3, dirty).kind is Kind.FLAGS

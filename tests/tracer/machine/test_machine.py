@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,6 +31,22 @@ def test_this_machine_is_one_of_them() -> None:
     assert type(MACHINE) is type(MACHINES[machine.NAME])
     assert (NATIVE.audit, COMPAT.audit) == tuple(one.audit for one in MACHINE.conventions)
     assert os.uname().machine in machine.UNKNOWN
+
+
+NAMES = {"x86_64": "X86", "i686": "X86", "aarch64": "Arm", "armv8l": "Arm", "riscv64": "X86"}
+"""What uname(2) may say of a machine -> its class."""
+ELSEWHERE = """
+import os, sys
+os.uname = lambda: os.uname_result(("Linux", "", "6.18", "", sys.argv[1]))
+from callfence.tracer import machine
+print(type(machine.MACHINE).__name__, machine.IS_KNOWN)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_machine_is_chosen_by_its_name(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, name], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [NAMES[name], str(name != "riscv64")]
 
 
 @pytest.mark.parametrize("name", MACHINES)

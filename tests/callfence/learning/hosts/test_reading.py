@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import socket
 import struct
@@ -50,6 +51,17 @@ def test_socketcall_has_its_arguments_in_memory(number: int, name: str, argument
     words = at(struct.pack("<6I", 1, 2, 3, 4, 5, 6))
     assert reading.call_of(TASK, event(Arch.I386, "socketcall", number, words)) == Call(name, arguments, 4)
     assert reading.call_of(TASK, event(Arch.I386, "socketcall", number, NOWHERE)) == Call("", (0,) * 6, 4)
+
+
+@pytest.mark.parametrize("count", [6, 3])
+def test_socketcall_may_have_its_arguments_at_the_end_of_memory(count: int) -> None:
+    with mmap.mmap(-1, 2 * mmap.PAGESIZE) as pages:
+        place = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        assert not ctypes.CDLL(None).mprotect(ctypes.c_void_p(place + mmap.PAGESIZE), mmap.PAGESIZE, 0)
+        words = (1, 2, 3, 4, 5, 6)[:count]
+        pages[mmap.PAGESIZE - 4 * count : mmap.PAGESIZE] = struct.pack(f"<{count}I", *words)
+        call = event(Arch.I386, "socketcall", 3, place + mmap.PAGESIZE - 4 * count)
+        assert reading.call_of(TASK, call) == Call("connect", (*words, *(0,) * (6 - count)), 4)
 
 
 def header(word: int, name: bytes, *parts: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.filter import bpf
+from callfence.policygen.filter.libseccomp import LibseccompRule
 from callfence.policygen.formats import Direction, Exported, ExportError, Loss
-from callfence.policygen.formats.containers import profile as profiles
+from callfence.policygen.formats.containers import profile as profiles, written
 from callfence.policygen.formats.containers.files import export_k8s, export_oci, export_spo, read_oci, read_spo
 from callfence.policygen.formats.containers.written import own_calls, with_own_calls
 from callfence.policygen.implied.resolve import resolved
@@ -145,6 +147,34 @@ def test_two_actions_for_one_call() -> None:
     assert compare(with_own_calls(meant, "runc").policy, read(exported.data, runtime="runc").policy).differences == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        (
+            "ioctl: errno EPERM if cmd == TIOCSTI else allow\n",
+            Loss(Direction.OTHER, "libseccomp cannot be given two actions for it: kill where it is denied", ("ioctl",)),
+        ),
+        (
+            "ioctl: errno EPERM if cmd == TIOCSTI else trap\n",
+            Loss(Direction.OTHER, "libseccomp cannot be given two actions for it: always the strictest", ("ioctl",)),
+        ),
+    ],
+)
+def test_two_actions_that_libseccomp_would_miscompile_become_one(
+    text: str, loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it knows only one action for each call: no policy is known with which it does what callfence prevents so."""
+    generate = written.generate
+
+    def wrong(default: int, rules: Sequence[LibseccompRule]) -> list[bpf.Instruction]:
+        returned = {rule.number: rule.ret for rule in rules}
+        return generate(default, [rule for rule in rules if rule.ret == returned[rule.number]])
+
+    assert "libseccomp cannot" not in str(export_oci(policy(text), format_options()).losses)
+    monkeypatch.setattr(written, "generate", wrong)
+    assert loss in export_oci(policy(text), format_options()).losses
+
+
 def test_a_condition_with_too_many_entries_is_denied_and_reported() -> None:
     exported = export_oci(policy("dup2: oldfd != 7 && newfd != 9\n"), format_options())
     assert Loss(Direction.NARROWER, "its condition takes more than 512 alternatives: always kill", ("dup2",)) in exported.losses
@@ -189,6 +219,24 @@ def test_architectures_that_differ_are_left_out() -> None:
 def test_losses_of_writing_are_reported(text: str, runtime: str, direction: Direction, words: str) -> None:
     exported = export_oci(policy(f"{text}exit: allow\n"), format_options(runtime=runtime))
     assert any(loss.direction is direction and words in loss.what for loss in exported.losses), exported.losses
+
+
+KILLS = Loss(Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process")
+NEWER = Loss(Direction.OTHER, "calls newer than Linux 6.18 get kill with crun, not errno ENOSYS")
+ANSWERS = "the container's configuration must name a listenerPath, whose supervisor answers notify; runc takes notify "
+ANSWERS += "neither as the default nor for write"
+
+
+@pytest.mark.parametrize(
+    ("text", "losses"),
+    [
+        ("exit: allow\n", [NEWER, KILLS]),
+        ("exit: notify\n", [NEWER, KILLS, Loss(Direction.OTHER, ANSWERS, ("exit",))]),
+        ("unknown notify\ndefault notify\nexit: allow\n", [KILLS, Loss(Direction.OTHER, ANSWERS)]),
+    ],
+)
+def test_no_other_losses_are_reported(text: str, losses: list[Loss]) -> None:
+    assert [*export_oci(policy(text), format_options(runtime="crun")).losses] == losses
 
 
 # The runtimes' own calls
