@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from callfence.enforcer.files.unreachable import _permits
+from callfence.enforcer.files.unreachable import permits
 from callfence.policygen.files.calls import File
 from callfence.policygen.grants import Right
 
@@ -41,9 +41,9 @@ ROOT = {**OTHER, "CapEff": "2"}
     ],
 )
 def test_by_the_mode(mode: int, rights: Right, fields: dict[str, str], expected: bool) -> None:
-    assert _permits(File(b"/f", stat.S_IFREG | mode, 1, 2), rights, fields) is expected
+    assert permits(File(b"/f", stat.S_IFREG | mode, 1, 2), rights, fields) is expected
 
 
 def test_root_enters_any_folder() -> None:
-    assert _permits(File(b"/d", stat.S_IFDIR, 1, 2), EXECUTE, ROOT)
-    assert not _permits(File(b"/d", stat.S_IFDIR, 1, 2), EXECUTE, OWNER)
+    assert permits(File(b"/d", stat.S_IFDIR, 1, 2), EXECUTE, ROOT)
+    assert not permits(File(b"/d", stat.S_IFDIR, 1, 2), EXECUTE, OWNER)
