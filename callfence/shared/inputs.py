@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from callfence.policygen import reading
+from callfence.policygen.errors import did_you_mean
 from callfence.policygen.filter import bpf
 from callfence.policygen.grants import NOT_CONFINED
 from callfence.policygen.language.document import Document, PolicyError, included, newest_table, parse
@@ -82,9 +83,21 @@ def message(command: str, error: CallfenceError | OSError) -> str:
         name = error.filename
         if name is None and error.errno in (errno.EBADF, errno.ENOSPC):
             name = "standard output"  # files are named (`policygen.recording.atomic`)
-        return f"callfence {command}: {'' if name is None else f'{printable(str(name)) or repr(name)}: '}{error.strerror}"
+        shown = "" if name is None else f"{printable(str(name)) or repr(name)}: "
+        return f"callfence {command}: {shown}{error.strerror}{_similar(name) if error.errno == errno.ENOENT else ''}"
     text = str(error)
     return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
+
+
+def _similar(name: object) -> str:
+    """Return a question after policies with similar names in the same folder, for a policy that is not there; else ""."""
+    folder, file = os.path.split(os.fsdecode(name)) if isinstance(name, (str, bytes)) else ("", "")
+    try:
+        entries = os.listdir(folder or ".") if file.endswith(".policy") else []
+    except OSError:
+        return ""
+    question = did_you_mean(file, [entry for entry in entries if entry.endswith(".policy")])
+    return f"; {printable(question)}" if question else ""
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -320,6 +320,15 @@ def test_a_mistake_in_the_command_line(tmp_path: Path, arguments: list[str], sta
     assert (done.returncode, done.stdout, done.stderr) == (status, "", says)
 
 
+def test_a_policy_with_a_similar_name_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "run.sh.policy").write_text("read: allow\n")
+    (tmp_path / "tests" / "run.sh").touch()
+    for name, says in (("run.policy", "; did you mean run.sh.policy?"), ("run.s", ""), ("other.policy", "")):
+        done = run(tmp_path, "lint", f"tests/{name}")
+        assert (done.returncode, done.stderr) == (2, f"callfence lint: tests/{name}: No such file or directory{says}\n")
+
+
 @pytest.mark.parametrize("command", ["learn", "enforce"])
 def test_help_on_a_full_disk(tmp_path: Path, command: str) -> None:
     with open("/dev/full", "wb") as full:
