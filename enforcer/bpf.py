@@ -205,13 +205,7 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     whole = filters[0]
     for filter_ in filters[1:]:
         whole = _followed(whole, filter_, reports)
-    room = ROOM if reports else LISTENER_ROOM
-    if len(filters) > 1 and len(whole) // _SIZE + room > linux.BPF_MAXINSNS:
-        raise ValueError(
-            f"the filters of all policies together have {len(whole) // _SIZE + room} instructions; the kernel permits at most "
-            f"{linux.BPF_MAXINSNS}: join policies by `callfence merge --intersect`, and give enforce the result"
-        )
-    linux.check_length(whole, room=room)
+    linux.check_length(whole, room=ROOM if reports else LISTENER_ROOM)
     return whole
 
 

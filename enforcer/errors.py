@@ -47,5 +47,10 @@ def refused(error: OSError) -> KernelError:
     return KernelError(f"{where}{error.strerror}", str(error.filename or ""), error.errno or 0)
 
 
+def too_long(error: ValueError, policies: int) -> EnforceError:
+    """Return the error for a filter that is too long for the kernel (`enforcer.bpf.chain`), of so many policies."""
+    return EnforceError(f"{error}{'; `callfence merge --intersect` makes one policy of two' * (policies > 1)}")
+
+
 class HeldUpError(ArmError):
     """The helper killed a process, because a call that it made in the process did not end."""

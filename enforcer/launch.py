@@ -12,7 +12,7 @@ from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
 from callfence.enforcer.bpf import ALL_RUN, ROOM, chain, notifying_on_exit, without_listener
 from callfence.enforcer.confinement import ABSTRACT, Surroundings, keep_inside
-from callfence.enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
+from callfence.enforcer.errors import NOT_EXECUTABLE, EnforceError, refused, too_long
 from callfence.enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
 from callfence.tracer import TYPE_CHECKING, linux, machine
 from callfence.tracer.errors import KernelError
@@ -116,7 +116,7 @@ def combined(launch: Launch) -> bytes:
             filter_ = guard(filter_, TYPING, (), reports=True) + refusals + chain([filter_, *notifying], reports=True)
         linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
-        raise EnforceError(str(error)) from error
+        raise too_long(error, len(launch.filters)) from error
     if launch.is_audit and not plan:
         filter_ = notifying_on_exit(filter_)  # the helper changes the exit status if it lost a report
     return filter_

@@ -9,7 +9,7 @@ import os
 import stat
 
 from callfence.enforcer.bpf import ALL_RUN, chain, notifying_on_exit, without_listener
-from callfence.enforcer.errors import EnforceError
+from callfence.enforcer.errors import EnforceError, too_long
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
 from callfence.policygen import reading
@@ -316,7 +316,7 @@ def plan(
         start = chain([policy.filter for policy in compiled], reports=reports)
         alone = chain([policy.filter for policy in silent]) if has_own_filters else b""
     except ValueError as error:
-        raise EnforceError(str(error)) from error
+        raise too_long(error, len(compiled)) from error
     for stage, other in zip(compiled[place].stages, silent[place].stages, strict=True):
         is_last = stage is compiled[place].stages[-1]
         try:

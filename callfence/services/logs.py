@@ -36,31 +36,24 @@ def put_aside(logs: Sequence[Path], decided: Mapping[int, int]) -> None:
     `enforce.log.1`.  Raises OSError; the logs have their names again then, so that nothing counts as decided."""
     date = time.strftime("%Y%m%dT%H%M%S")
     moved = [log.rename(log.with_name(f"enforce.log-{date}.{number}")) for number, log in enumerate(logs)]
-    made: list[Path] = []
     try:
-        _write_rest(moved, decided, made)
+        _write_rest(moved, decided)
     except OSError:
-        for path in made:
-            path.unlink()
         for log, aside in zip(logs, moved, strict=True):
             if not os.path.lexists(log):  # `enforce` may have begun a new one
                 aside.rename(log)
         raise
 
 
-def _write_rest(moved: Sequence[Path], decided: Mapping[int, int], made: list[Path]) -> None:
-    """Write what has come to logs since they were `decided` about to `enforce.log.1`, and append that file to `made` once it is
-    there.  Raises OSError."""
+def _write_rest(moved: Sequence[Path], decided: Mapping[int, int]) -> None:
+    """Write what has come to logs since they were `decided` about to `enforce.log.1`.  Raises OSError, without that file."""
     with ExitStack() as opened:
         target: BinaryIO | None = None
         for log in moved:
             source = opened.enter_context(read(log))
             status = os.fstat(source.fileno())
             if source.seek(decided.get(status.st_ino, 0)) < status.st_size:
-                if target is None:
-                    rest = log.with_name(NAMES[0])
-                    target = opened.enter_context(_made(rest, status))
-                    made.append(rest)
+                target = target or opened.enter_context(_made(log.with_name(NAMES[0]), status))
                 target.writelines(line for _, line in lines(source, MAX_SIZE))
 
 
@@ -69,9 +62,16 @@ def read(log: Path) -> BinaryIO:
     return reading.regular(str(log), follow=False)
 
 
-def _made(log: Path, like: os.stat_result) -> BinaryIO:
-    """Make a log with the user, group and mode of another.  Raises FileExistsError: root must not follow a user's link."""
-    file = open(log, "xb")  # noqa: SIM115, as the caller closes it
-    os.fchown(file.fileno(), like.st_uid, like.st_gid)
-    os.fchmod(file.fileno(), like.st_mode & 0o777)
-    return file
+@contextmanager
+def _made(log: Path, like: os.stat_result) -> Iterator[BinaryIO]:
+    """Make a log with the user, group and mode of another; remove it if it cannot be written.  Raises OSError; FileExistsError
+    for one that is there, as root must not follow a user's link."""
+    file = open(log, "xb")  # noqa: SIM115, as what is below must not remove a file that was there
+    try:
+        with file:
+            os.fchown(file.fileno(), like.st_uid, like.st_gid)
+            os.fchmod(file.fileno(), like.st_mode & 0o777)
+            yield file
+    except OSError:
+        log.unlink()
+        raise

@@ -254,9 +254,7 @@ def _abilities(
     return result
 
 
-def _allows(
-    policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space], *, if_complex: bool
-) -> bool:
+def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space], *, if_complex: bool) -> bool:
     call = table(arch).by_name.get(name)
     if call is None or arch not in policy.entries:
         return False

@@ -396,7 +396,7 @@ def test_three_policies_with_implied_sets_fit_into_one_filter(place):
     done = place.enforce("-p", "c.policy", "-p", "a.policy", *all_, "getppid")
     assert done.returncode == 125
     assert re.fullmatch(
-        r"enforce: the filters of all policies together have \d+ instructions; the kernel permits at most 4096: join policies "
-        r"by `callfence merge --intersect`, and give enforce the result\n",
+        r"enforce: the filter has \d+ instructions; the kernel permits at most 4096; "
+        r"`callfence merge --intersect` makes one policy of two\n",
         done.stderr,
     )
