@@ -147,6 +147,8 @@ class Advice(NamedTuple):
     line: str
     """The entry to add to the policy, on one line; after a line `arch NAME` if it does not belong to the first section; "" if
     no entry would allow the call."""
+    until: str = ""
+    """The phase that ends what `line` allows; "" for none."""
     command: str = ""
     """The shell command that adds the entry; "" if there is none."""
     note: str = ""
@@ -154,7 +156,8 @@ class Advice(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a record: the policy, the line, and what the catalogue of lint says of it, null if nothing."""
-        return {"file": self.file, "line": self.line, "risk": risk_of(self.line)}
+        granted = self.line.replace(f" until {self.until}", "") if self.until else self.line  # no phase has to be declared
+        return {"file": self.file, "line": self.line, "risk": risk_of(granted)}
 
 
 def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
@@ -179,22 +182,22 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
         )
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
-    options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
+    learning = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
     judged = sort_out(present, unnamed(policy, arch, number), (observation,), calls)
-    extended = extend(present, judged, calls, options)
+    extended = extend(present, judged, calls, learning)
     if extended.refused or extended.entry is None:
         return Advice(file, f"{file} denies it explicitly", "")
     entry = extended.entry
     if extended.added and entry.action == ALLOW and entry.otherwise is None:
         entry = Entry(Or(extended.added) if len(extended.added) > 1 else extended.added[0])
-    line = " ".join(format_entry(arch, number, entry).split())
-    option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
-    option += f"--until {until} " if until else ""
-    command = f"callfence allow {option}{file_word(file)} {word(line)}"
+    line, staged = (" ".join(format_entry(arch, number, entry, phase).split()) for phase in ("", until))
+    is_first = arch is next(iter(policy.entries), None)
+    options = ("" if is_first else f"--arch {arch} ") + (f"--until {until} " if until else "")
+    command = f"callfence allow {options}{file_word(file)} {word(line)}"
     note = ""
     if calls.by_number[number].name in SENDING and SIGNALS in scopes(policy.scope):
         note = f"to signal processes that the program has not started, also write `scope none` in {file}"
-    return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command, note)
+    return Advice(file, f"to allow it: {command}", staged if is_first else f"arch {arch}\n{staged}", until, command, note)
 
 
 def rule_of(verdict: Verdict) -> Rule:
@@ -207,7 +210,7 @@ def rule_of(verdict: Verdict) -> Rule:
 def granting(file: str, lines: Sequence[str]) -> Advice:
     """Return the advice to add lines about files and ports to a policy, whose path is `file`."""
     command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
-    return Advice(file, f"to grant it: {command}", "\n".join(lines), command)
+    return Advice(file, f"to grant it: {command}", "\n".join(lines), command=command)
 
 
 def risk_of(line: str) -> dict[str, str] | None:

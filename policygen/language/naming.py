@@ -200,9 +200,10 @@ def _format_condition(arch: Arch, number: int, condition: Condition, values: Kno
 # Entries
 
 
-def format_entry(arch: Arch, number: int, entry: Entry) -> str:
-    """Return the canonical text of an entry, one alternative on each line."""
-    return "\n".join(entry_lines(arch, number, entry))
+def format_entry(arch: Arch, number: int, entry: Entry, until: str = "") -> str:
+    """Return the canonical text of an entry, one alternative on each line.  `until`: the phase that ends what it allows; "" for
+    none."""
+    return "\n".join(entry_lines(arch, number, entry, dict.fromkeys(alternatives(entry.expression), until)))
 
 
 def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression, str] | None = None) -> list[str]:

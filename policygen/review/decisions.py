@@ -21,7 +21,7 @@ from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.join import join_entries
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Argument, table
 
 
 class Answer(StrEnum):
@@ -154,8 +154,7 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
 
 
 def _decided_in_phases(old: Policy, policy: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:
-    """Return the policy with what is restored or edited at the start restored or edited in each phase, too: alternatives that
-    the old policy has there, and the new one allows in other words; edited ones where the new policy has what was edited."""
+    """Return the policy with what is restored or edited at the start restored or edited in each phase, too."""
     edits: defaultdict[tuple[Arch, int], list[tuple[Entry, Entry]]] = defaultdict(list)
     for change, decision in judged.items():
         if isinstance(change, EntryChange) and change.after and decision.instead:
@@ -165,26 +164,39 @@ def _decided_in_phases(old: Policy, policy: Policy, judged: Mapping[PolicyChange
     for phase in policy.phases:
         entries = {arch: dict(section) for arch, section in phase.entries.items()}
         for arch, number, now in phase.each():
-            start, earlier = (of.get(arch, {}).get(number) for of in (policy.entries, before.get(phase.name, {})))
-            if start and (start.action, start.otherwise) != (now.action, now.otherwise) and phase.name in before:
-                if start == old.entries.get(arch, {}).get(number):  # restored as a whole
-                    del entries[arch][number]
-                    entries[arch] |= {number: earlier} if earlier else {}
+            start, former, earlier = (
+                of.get(arch, {}).get(number) for of in (policy.entries, old.entries, before.get(phase.name, {}))
+            )
+            if start is None:
                 continue
-            here = alternatives(now.expression)
-            lacking = [part for part in alternatives(start.expression) if part not in here] if start else []
-            if start is None or start.action != now.action or not lacking:
-                continue
-            sets, arguments = space(), table(arch).by_number[number].arguments
-            others = sets.invert(to_bdd(sets, now.expression, arguments))
-            parts = [part for part in lacking if earlier and part in alternatives(earlier.expression)]
-            parts = [part for part in parts if sets.and_(to_bdd(sets, part, arguments), others) == FALSE]
-            for after, instead in edits[arch, number]:
-                if {*alternatives(after.expression)} <= {*here}:
-                    parts += alternatives(instead.expression)
-            entries[arch][number] = replace(now, expression=Or((*here, *parts)))
+            if (start.action, start.otherwise) == (now.action, now.otherwise):
+                arguments = table(arch).by_number[number].arguments
+                entries[arch][number] = _completed(now, start, earlier, edits[arch, number], arguments)
+            elif start == former and phase.name in before:  # restored as a whole
+                del entries[arch][number]
+                entries[arch] |= {number: earlier} if earlier else {}
         phases.append(replace(phase, entries=entries))
     return replace(policy, phases=tuple(phases))
+
+
+def _completed(
+    now: Entry, start: Entry, earlier: Entry | None, edits: Sequence[tuple[Entry, Entry]], arguments: Sequence[Argument]
+) -> Entry:
+    """Return a phase's entry of a call, `now`, with the alternatives of `start`, the entry at the start, that it has lost only
+    in words: those which the old phase had in `earlier`, and which `now` allows already; and with what is put in the place of
+    one of `edits` (what was edited, what it is edited to) where `now` has that."""
+    here = alternatives(now.expression)
+    lacking = [part for part in alternatives(start.expression) if part not in here]
+    if not lacking:
+        return now
+    sets = space()
+    others = sets.invert(to_bdd(sets, now.expression, arguments))
+    parts = [part for part in lacking if earlier and part in alternatives(earlier.expression)]
+    parts = [part for part in parts if sets.and_(to_bdd(sets, part, arguments), others) == FALSE]
+    for after, instead in edits:
+        if {*alternatives(after.expression)} <= {*here}:
+            parts += alternatives(instead.expression)
+    return replace(now, expression=Or((*here, *parts)))
 
 
 def _without_lines(old: Policy, policy: Policy, lines: Sequence[str]) -> Policy:

@@ -86,6 +86,10 @@ def test_with_phases_and_audit_and_without_denials(place: Workplace) -> None:
     place.wait_for_helpers()
     assert checked(place.records()) == ["start", "denied", "end"]
     assert place.records()[1]["phase"] == "serving"
+    place.enforce("--log", "before", "-p", "phased.policy", place.calls(), "ptrace,0,0,0,0", "getpid")
+    place.wait_for_helpers()
+    (allow,) = place.records("before")[1]["allow"]
+    assert (allow["line"], allow["risk"]["level"]) == ("ptrace: request == PTRACE_TRACEME until serving", "danger")
     place.policy(ERRNO)
     place.enforce("--audit", "--log", "audited", place.calls(), "getppid")
     place.enforce("--log", "empty", place.calls())
