@@ -180,7 +180,8 @@ class Loop:
             return False  # another thread's execve has taken over this tid: its own status follows
         runs = task.way is Way.RUN
         if op == PTRACE_SYSCALL_INFO_ENTRY and (runs or self._make_other_first(task, number)):
-            # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
+            # Not counted here: either another thread has just put our filter into this task, which stops it if the call is new;
+            # or the task makes a call of ours first, and then this one again.
             if task.tid == self._queued:
                 self._queued = 0
                 return False
@@ -201,10 +202,14 @@ class Loop:
                 self.calls.handle(task, self._info.bytes)
         task.stops += 1
         if not task.stops % MANY_STOPS:
-            if time.monotonic() - task.checked < FAST:
-                self.processor.pin(task)
-            task.checked = time.monotonic()
+            self._measure_rate(task)
         return True
+
+    def _measure_rate(self, task: Task) -> None:
+        """Move a task that stops often to the tracer's processor."""
+        if time.monotonic() - task.checked < FAST:
+            self.processor.pin(task)
+        task.checked = time.monotonic()
 
     def _resume(self, tid: int, way: Way, signum: int = 0) -> None:
         """Resume a task, or note it to be resumed later if that fails."""

@@ -107,7 +107,7 @@ class Tally:
         self.has_waits = False
         """Whether to record after which waits of its process an observation was made (`session.Waits`)."""
         self._hot: dict[tuple[str, int], Hot] = {}
-        self._looked: dict[str, Hot] = {}
+        self._to_look: dict[str, Hot] = {}
         """Counters by executable and key, of observations for whose next event `Recorder.look` is to be called."""
         self._of_threads: dict[int, Hot] = {}
         """Counters by thread and key, of the last page of each thread."""
@@ -117,8 +117,8 @@ class Tally:
         """By executable: how many of its calls brought a new observation or new masks."""
 
     def hot(self, executable: str, entered: int) -> Hot:
-        """Return the counters of an executable, by key.  Processes that have begun other sets of waits have other counters:
-        `entered` is the set, as bits of tracer.abi.waits."""
+        """Return the counters, by key, of `executable` in processes that have begun the waits `entered` (bits of
+        tracer.abi.waits; 0 if waits are not recorded): calls before and after a process begins to wait are counted apart."""
         return self._hot.setdefault((executable, entered), {})
 
     def turn(self, task: Task, threads: int = 0) -> None:
@@ -151,7 +151,7 @@ class Tally:
         """Return the counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
-        looked = self._looked.setdefault(task.executable, {})
+        looked = self._to_look.setdefault(task.executable, {})
         counter = looked.pop(key, None)
         is_new = counter is None
         if counter is None:
@@ -176,7 +176,7 @@ class Tally:
 
     def _drop_keys(self) -> None:
         """Drop all keys, since their masks are no longer valid; `_former` keeps their counts."""
-        executables = *((executable, hot) for (executable, _), hot in self._hot.items()), *self._looked.items()
+        executables = *((executable, hot) for (executable, _), hot in self._hot.items()), *self._to_look.items()
         for executable, hot in executables:
             former = self._former[executable]
             if len(former) + len(hot) > MANY_KEYS:
@@ -209,7 +209,7 @@ class Tally:
     def counts(self, executable: str) -> dict[int, int]:
         """Return the native calls that an executable has made: key (under `mask_of`) -> a lower bound of how often the call was
         made.  Valid only if waits are not recorded (`has_waits`)."""
-        counters = self.hot(executable, 0) | self._looked.get(executable, {})
+        counters = self.hot(executable, 0) | self._to_look.get(executable, {})
         counts: dict[int, int] = {}
         for key, count in (*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())):
             if key < COMPAT_KEYS:

@@ -18,8 +18,8 @@ from callfence.policygen.grants import ANY, ANY_PORT, TCP, Right, format_ports, 
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.naming import format_action, format_entry
 from callfence.policygen.language.normal import normal_expression
-from callfence.policygen.learning.beyond import unimplied
 from callfence.policygen.learning.scope import OTHERS
+from callfence.policygen.learning.sorting import unimplied
 from callfence.policygen.lint.files import risks_of
 from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, Policy, alternatives, scopes
 from callfence.policygen.recording.model import Recording, Run

@@ -181,7 +181,7 @@ def extend(entry: Entry | None, judged: Judged, calls: Table, options: Options, 
         calls,
         names_only=options.names_only,
         tight=options.tight,
-        held=_by_hand(entry, calls, number) if entry and by_hand else (),
+        by_hand=_by_hand(entry, calls, number) if entry and by_hand else (),
         loose=bool(options.implied),
         narrowed=constrained(entry.expression) if entry and by_hand else (),
     )

@@ -33,7 +33,7 @@ class Held(NamedTuple):
 
 
 @cache
-def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
+def held_rows(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
     """Return the rows of held.tsv by call, argument, and family of constants ('' for none)."""
     result: dict[tuple[str, str, str], Held] = {}
     for calls, arguments, names, holds, why in table_rows(__spec__, "held.tsv"):
@@ -52,7 +52,7 @@ def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Colle
     name = calls.by_number[observation.number].name
     rule_elements: list[Element] = []
     for index, (element, value, meaning) in enumerate(zip(rule, observation.arguments, meanings, strict=True)):
-        held = decisions(calls.arch).get((name, meaning.name, meaning.constants))
+        held = held_rows(calls.arch).get((name, meaning.name, meaning.constants))
         if element is None or held is None or value is None:
             rule_elements.append(element)
         elif group := next((values for values in held.groups if value in values), ()):
@@ -204,15 +204,15 @@ def generalise(
     *,
     names_only: bool = False,
     tight: bool = False,
-    held: Collection[int] = (),
+    by_hand: Collection[int] = (),
     loose: bool = False,
     narrowed: Collection[int] = (),
 ) -> Generalised:
     """Return the rules for the observations of one call (one architecture, one number).
 
-    `held` are indexes of arguments that are restricted to their recorded values even if learning would leave them free; ids of
-    tasks are not, because they differ from run to run.  With `loose`, a condition that would not stop an attacker (held.tsv) is
-    left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`."""
+    `by_hand` are indexes of arguments that are restricted to their recorded values even if learning would leave them free, as a
+    person wants; ids of tasks are not, because they differ from run to run.  With `loose`, a condition that would not stop an
+    attacker (held.tsv) is left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`."""
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
         widened = Widened(observations[0].arch, observations[0].number, -1, Widening.NAMES)
@@ -220,7 +220,7 @@ def generalise(
     groups: dict[tuple[object, ...], list[Observation]] = {}
     joined: dict[tuple[object, ...], Rule] = {}
     for observation in observations:
-        rule = learned(observation, calls, held)
+        rule = learned(observation, calls, by_hand)
         rule = loosened(rule, observation, calls, narrowed) if loose else rule
         groups.setdefault(key(rule), []).append(observation)
         joined[key(rule)] = join(joined.get(key(rule), rule), rule)
@@ -234,15 +234,15 @@ def generalise(
     return Generalised(tuple(rules), widenings)
 
 
-def learned(observation: Observation, calls: Table, held: Collection[int] = ()) -> Rule:
-    """Return the rule for one observation; `held` as in `generalise`."""
+def learned(observation: Observation, calls: Table, by_hand: Collection[int] = ()) -> Rule:
+    """Return the rule for one observation; `by_hand` as in `generalise`."""
     meanings = calls.arguments(observation.number, observation.example)
     rule: list[Element] = []
     for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
         element = None
         if value is not None and not _is_left_over(meaning, observation.example[index], calls.arch):
             element = TREATMENT[meaning.kind](meaning, index, value)
-        if element is None and value is not None and index in held and lasts(meaning, value):
+        if element is None and value is not None and index in by_hand and lasts(meaning, value):
             element = Condition(index, Operator.EQ, value)
         rule.append(element)
     return tuple(rule)

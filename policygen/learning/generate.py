@@ -18,15 +18,15 @@ from callfence.policygen.filter.room import surely_fits
 from callfence.policygen.implied.resolve import Call
 from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.language.layout import note_of
-from callfence.policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
 from callfence.policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
 from callfence.policygen.learning.floor import ARMED_BEFORE, FLOOR, OPAQUE, VISIBLE_NO_MORE
 from callfence.policygen.learning.generalise import Widened, Widening
 from callfence.policygen.learning.later import WORD as LATER
 from callfence.policygen.learning.replay import replay
+from callfence.policygen.learning.sorting import Placed, Sorted, sort_by, without_covered
 from callfence.policygen.learning.waits import note_on_waiting, with_waits
 from callfence.policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
-from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.fold import arguments_given_up
 from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, X32_BIT, Arch, name_of, table, table_of
@@ -114,7 +114,7 @@ def generate(
         document,
         tuple(_new(old, grown, extended)),
         _widenings(old, start, extended, grown),
-        tuple(observation for entry in extended.values() for observation in entry.refused),
+        tuple(observation for extension in extended.values() for observation in extension.refused),
         gaps,
         len(sorting.allowed),
         given_up=many,
@@ -127,12 +127,12 @@ def _by_call(observations: Iterable[Observation]) -> tuple[Placed, tuple[str, ..
     placed: Placed = {}
     gaps = []
     many = {}
-    ordered = sorted(observations, key=lambda group: group.order)
-    for (audit, number), group in groupby(ordered, key=lambda group: (group.arch, group.number)):
+    ordered = sorted(observations, key=lambda observation: observation.order)
+    for (audit, number), group in groupby(ordered, key=lambda observation: (observation.arch, observation.number)):
         if calls := table_of(audit, number):
             of_call = tuple(group)
             placed[calls.arch, number] = tuple(observation.fitted(calls) for observation in of_call)
-            if indexes := sorted({index for observation in of_call for index in given_up(observation, calls)}):
+            if indexes := sorted({index for observation in of_call for index in arguments_given_up(observation, calls)}):
                 many[calls.arch, number] = tuple(calls.by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(audit, number))
@@ -190,8 +190,8 @@ def _extended(sorting: Sorted, options: Options, equivalents: Collection[Call]) 
         for (arch, number), observed in sorting.beyond.items()
     }
     for (arch, number), parts in sorting.granted.items():
-        entry = extended.get((arch, number), Extended(entries[arch][number]))
-        extended[arch, number] = entry._replace(added=(*parts, *entry.added))
+        extension = extended.get((arch, number), Extended(entries[arch][number]))
+        extended[arch, number] = extension._replace(added=(*parts, *extension.added))
     return _in_order(extended)
 
 
@@ -212,7 +212,7 @@ def _still_equivalents(equivalents: Mapping[Call, str], extended: Mapping[Call, 
 
 def _allowed(sorting: Sorted, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
     """Return the observations that the policy has to allow, each with the table of its call."""
-    new = [(table(arch), observation) for (arch, _), entry in extended.items() for observation in entry.allowed]
+    new = [(table(arch), observation) for (arch, _), extension in extended.items() for observation in extension.allowed]
     return new + [(table(arch), observation) for (arch, _), observation in sorting.allowed]
 
 
@@ -230,9 +230,9 @@ def _check(document: Document, existing: Document | None, allowed: Sequence[tupl
 def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     version = policy.table
-    for (arch, number), entry in extended.items():
-        if entry.entry is not None:
-            entries[arch][number] = entry.entry
+    for (arch, number), extension in extended.items():
+        if extension.entry is not None:
+            entries[arch][number] = extension.entry
             version = max(version, table_with(policy, arch, number))
     return replace(policy, entries=entries, table=version)
 
@@ -245,7 +245,7 @@ def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], optio
     from callfence.policygen.learning import portable  # whose tables take 8 ms to load
 
     if old.portable:
-        return portable.with_equivalents(policy, {call: entry.added for call, entry in extended.items() if entry.added})
+        return portable.with_equivalents(policy, {call: each.added for call, each in extended.items() if each.added})
     return portable.made_portable(policy)
 
 
@@ -285,7 +285,7 @@ def _notes(policy: Policy) -> dict[Call, str]:
 
 def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterator[New]:
     policy = grown.policy
-    calls = [call for call, entry in extended.items() if entry.entry is not None and entry.added]
+    calls = [call for call, extension in extended.items() if extension.entry is not None and extension.added]
     for arch, number in _in_order(dict.fromkeys((*calls, *grown.grown), ())):
         entry, before = policy.entries[arch][number], old.entries.get(arch, {}).get(number)
         earlier = alternatives(before.expression) if before else ()
@@ -296,7 +296,7 @@ def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterat
 def _widenings(old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown) -> dict[Widened, int]:
     """Return the widenings of the new rules, each with the number of observations that it was applied to: 0 for the floor's new
     entries, and for equivalents."""
-    observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}
+    observed = {widened: count for each in extended.values() for widened, count in each.widenings.items()}
     floor = {
         Widened(arch.audit, number, -1, Widening.FLOOR): 0
         for arch, number, _ in start.each()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from callfence.policygen.evaluate import evaluate
-from callfence.policygen.learning.beyond import Placed
 from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.sorting import Placed
 from callfence.policygen.model import Always, Entry, Policy
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.tracer.abi import Arch, Event, constants, table

@@ -15,7 +15,7 @@ from callfence.policygen.learning.extend import DEFAULTS, Options, sort_out
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.learning.generate import Generated, New, generate
 from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Arm, Entry, Policy, alternatives
-from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.fold import arguments_given_up
 from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, name_of, table, table_of
@@ -57,7 +57,7 @@ def generate_within(
 def _is_given_up(observation: Observation) -> bool:
     """Return whether an argument's values are no longer recorded; then all that the baseline allows of the call is allowed."""
     calls = table_of(observation.arch, observation.number)
-    return calls is not None and bool(given_up(observation, calls))
+    return calls is not None and bool(arguments_given_up(observation, calls))
 
 
 def has_room(base: Policy, version: int) -> bool:

@@ -1,13 +1,14 @@
 """Fold events into observations, fast enough for the tracer's loop.
 
-The loop keeps a cache of its own, from the register bits that may matter to a counter:
+The loop (`tracer.tally.Tally`, which knows the aggregator as its `Recorder`) keeps caches of its own, from the register bits
+that may matter to a counter:
 
     key = raw & mask            # raw: number in bits 0-63, argument i in bits 64*(i+1) and up; mask from `hot_mask`
-    counter = cache.get(key)    # a cache for each executable and architecture
+    counter = cache.get(key)    # a cache for each executable, and for what its process has begun to wait for
     if counter is None:
         counter = aggregator.counter(executable, event, site)
         if aggregator.generation changed: forget all cached counters and masks
-        cache[raw & aggregator.hot_mask(arch, number)] = counter
+        if not aggregator.look(counter, event, caller): cache[raw & aggregator.hot_mask(arch, number)] = counter
     counter[0] += 1
 
 If the meaning of an argument depends on another one, the mask has the bits of every meaning: a cache may then have several
@@ -131,7 +132,7 @@ def _joined(equal: list[Observation]) -> Observation:
     )
 
 
-def given_up(observation: Observation, calls: Table) -> frozenset[int]:
+def arguments_given_up(observation: Observation, calls: Table) -> frozenset[int]:
     """Return the indexes of the arguments of an observation that were given up: learning constrains them, but their values are
     not recorded.  Empty for an observation without registers, as kernel logs give, since only its call is known."""
     if not any(observation.example):
@@ -164,11 +165,13 @@ MANY_NUMBERS = 256
 """The most numbers that belong to no call and are recorded: no policy can allow them."""
 
 EventCounter = list[Any]
-"""[count, site, example, facts, looks, after, quiet].
+"""What is known of an observation, by `_COUNT` and so on; a list, because nothing is cheaper to add to.
 
-The loop adds to the count; site and example are the first event's; `facts` is None or a `facts.Union`; `looks` is the number of
-events whose pointers may still be followed; `after` collects `Observation.after`; `quiet` is the number of events in a row
-without new facts.  It is a list because nothing is cheaper to add to."""
+The loop adds to the count; site and example are the first event's; the facts are None or a `facts.Union`; `_LEFT` is the number
+of events whose pointers may still be followed; `_AFTER` collects `Observation.after`; `_QUIETLY` is the number of events in a
+row without new facts."""
+_COUNT, _SITE, _EXAMPLE, _FACTS, _LEFT, _AFTER, _QUIETLY = range(7)
+"""The indexes of a counter; `tracer.tally` uses the first, and that of `_AFTER`."""
 
 
 class Aggregator:
@@ -214,11 +217,11 @@ class Aggregator:
                 return [0, "?", event.arguments, None, 0, set(), 0]
             self._unlisted += 1
         counters = self._counters.setdefault(call, {})
-        key = (executable, self._arguments(calls, event, unknown))
+        key = (executable, self._record_values(calls, event, unknown))
         if key not in counters and calls is not None:
             for too_many, indexes in self._combinations.add(call, self._constrained(calls, event)).items():
                 self._stop_recording(too_many, indexes)
-            key = (executable, self._arguments(calls, event, unknown))
+            key = (executable, self._record_values(calls, event, unknown))
         if key not in counters:
             counters[key] = [0, site(), event.arguments, None, LOOKS, set(), 0]
         return counters[key]
@@ -228,19 +231,19 @@ class Aggregator:
 
     def look(self, counter: EventCounter, event: Event, caller: Caller) -> bool:
         """Add the facts of an event to its observation's counter; return whether `look` is to get the next event, too."""
-        if self._where is None or counter[4] <= 0:
+        if self._where is None or counter[_LEFT] <= 0:
             return False
         if self._pointers is None:
             from callfence.policygen.evidence.facts import Pointers  # not loaded by a run with nothing new
 
             self._pointers = Pointers(self._where())
         if not self._pointers.has(event):
-            counter[4] = 0
+            counter[_LEFT] = 0
             return False
-        counter[3], is_new = self._pointers.follow(event, caller, counter[3])
-        counter[6] = 0 if is_new else counter[6] + 1
-        counter[4] = 0 if counter[6] >= QUIET else counter[4] - 1
-        return bool(counter[4])
+        counter[_FACTS], is_new = self._pointers.follow(event, caller, counter[_FACTS])
+        counter[_QUIETLY] = 0 if is_new else counter[_QUIETLY] + 1
+        counter[_LEFT] = 0 if counter[_QUIETLY] >= QUIET else counter[_LEFT] - 1
+        return bool(counter[_LEFT])
 
     def __len__(self) -> int:
         """Return the number of observations so far; safe to call from another thread."""
@@ -276,7 +279,7 @@ class Aggregator:
         return mask
 
     def _evident(self, calls: Table, call: Call) -> dict[int, set[int]]:
-        """Return the values so far of each unconstrained argument whose values are still recorded, by its index.
+        """Return the sets of the values so far of unconstrained arguments whose values are still recorded, by their indexes.
 
         Only arguments that are a pointer in none of their meanings have recorded values: addresses would fill the loop's cache.
         """
@@ -286,7 +289,9 @@ class Aggregator:
             self._evidence[call] = {index: set() for index in evident}
         return self._evidence[call]
 
-    def _arguments(self, calls: Table | None, event: Event, unknown: Collection[int]) -> Values:
+    def _record_values(self, calls: Table | None, event: Event, unknown: Collection[int]) -> Values:
+        """Record the event's values of unconstrained arguments, and give up arguments that have more than `EVIDENCE`; return
+        the values of all arguments by which its observation is known."""
         if calls is None:
             return ()
         call = (event.arch, event.number)
@@ -323,14 +328,14 @@ class Aggregator:
             whole = folded.setdefault(key, counter)
             if whole is counter:
                 continue
-            whole[0] += counter[0]
-            if not any(whole[2]):  # an observation without registers is one of a log
-                whole[2] = counter[2]
-            if whole[3] is None:
-                whole[3] = counter[3]
-            for fact in counter[3] or ():
-                whole[3].add(fact)
-            whole[5] |= counter[5]
+            whole[_COUNT] += counter[_COUNT]
+            if not any(whole[_EXAMPLE]):  # an observation without registers is one of a log
+                whole[_EXAMPLE] = counter[_EXAMPLE]
+            if whole[_FACTS] is None:
+                whole[_FACTS] = counter[_FACTS]
+            for fact in counter[_FACTS] or ():
+                whole[_FACTS].add(fact)
+            whole[_AFTER] |= counter[_AFTER]
         counters.clear()
         counters.update(folded)
         self.generation += 1

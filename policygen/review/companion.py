@@ -19,7 +19,7 @@ from callfence.policygen.evidence.facts import join, parse, without_secrets
 from callfence.policygen.evidence.words import SECRET
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_value
-from callfence.policygen.recording.fold import given_up, without
+from callfence.policygen.recording.fold import arguments_given_up, without
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.policygen.review.why import parse_call, provenance
 from callfence.policygen.versions import EVIDENCE, unknown
@@ -103,7 +103,7 @@ def reduced(observation: Observation, executable: str, place: str) -> Observatio
     a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
     event = Event(observation.arch, observation.number, (a, b, c, d, e, f))
     evidence = join((*map(without_secrets, observation.evidence), f'{_AT}"{place}"'))
-    arguments = without(recorded_values(calls, event), given_up(observation.fitted(calls), calls))
+    arguments = without(recorded_values(calls, event), arguments_given_up(observation.fitted(calls), calls))
     return Observation(observation.arch, observation.number, arguments, executable, (1,), "", event.arguments, evidence)
 
 
@@ -156,7 +156,7 @@ def _lines(observation: Observation) -> Iterator[str]:
     arch = Arch.from_audit(observation.arch)
     assert arch is not None
     call = _call(arch, observation, named=True)
-    values = without(recorded_values(table(arch), parse_call(call, arch)), given_up(observation, table(arch)))
+    values = without(recorded_values(table(arch), parse_call(call, arch)), arguments_given_up(observation, table(arch)))
     is_right = values == observation.arguments
     call = call if is_right else _call(arch, observation, named=False)
     yield from (f'{arch} {call} by "{observation.executable}": {fact}' for fact in observation.evidence)

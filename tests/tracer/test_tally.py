@@ -42,7 +42,7 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         arguments = (number, 0, 0, 0, 0, 0)
         info = bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, 1_000_000 + number, *arguments))
         counters.count(task, NATIVE.audit, 1_000_000 + number, info)
-        kept = (task.hot, counters._looked["/app"], counters._former["/app"])
+        kept = (task.hot, counters._to_look["/app"], counters._former["/app"])
         assert max(map(len, kept)) <= 2 * tally.MANY_KEYS
     assert counters.counts("/app")
 

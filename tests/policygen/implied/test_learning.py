@@ -12,9 +12,9 @@ from hypothesis import given, settings, strategies as st
 from callfence.policygen.comparing.compare import compare
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.implied.resolve import granted
-from callfence.policygen.learning.beyond import unimplied
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, generate
+from callfence.policygen.learning.sorting import unimplied
 from callfence.policygen.recording.fold import Aggregator
 from callfence.tracer.abi import Arch
 

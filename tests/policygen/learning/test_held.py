@@ -1,4 +1,4 @@
-"""What learned rules hold of arguments under an implied set: the decisions as data, and what they make of calls."""
+"""What learned rules hold of arguments under an implied set: the held_rows as data, and what they make of calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from calls import parse
 from callfence.policygen.implied.tables import rows
 from callfence.policygen.learning import generalise as module
 from callfence.policygen.learning.extend import Options
-from callfence.policygen.learning.generalise import decisions
+from callfence.policygen.learning.generalise import held_rows
 from callfence.policygen.learning.generate import generate
 from callfence.policygen.model import IMPLIED, Always
 from callfence.policygen.recording.fold import Aggregator
@@ -41,8 +41,8 @@ def asked(arch: Arch) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("arch", Arch)
 def test_every_argument_that_is_constrained_has_been_decided(arch: Arch) -> None:
-    assert asked(arch) <= decisions(arch).keys()
-    assert all(held.why for held in decisions(arch).values())
+    assert asked(arch) <= held_rows(arch).keys()
+    assert all(held.why for held in held_rows(arch).values())
 
 
 @pytest.mark.parametrize("row", LINES, ids=lambda row: " ".join(row[:2]))

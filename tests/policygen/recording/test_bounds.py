@@ -12,7 +12,7 @@ from calls import event, parse
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.learning.generate import generate
 from callfence.policygen.learning.within import generate_within
-from callfence.policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, bounded, given_up
+from callfence.policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, arguments_given_up, bounded
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import Arch, Event, table
@@ -122,13 +122,13 @@ def test_runs_that_are_within_the_bound_alone_are_brought_within_it_together() -
 def test_an_observation_without_registers_has_no_argument_that_was_given_up() -> None:
     (seen,) = fold([event("ioctl", 0, 5, 0)])
     bare = seen._replace(arguments=(None, None, None), example=(0, 0, 0, 0, 0, 0))
-    assert not given_up(bare, CALLS)
-    assert given_up(bare._replace(example=seen.example), CALLS) == {1}
+    assert not arguments_given_up(bare, CALLS)
+    assert arguments_given_up(bare._replace(example=seen.example), CALLS) == {1}
 
 
 def test_a_call_without_registers_is_not_the_example_of_many() -> None:
     seen = fold(event("ioctl", 0, i, 0) for i in range(MANY + 1))
-    assert [given_up(one, CALLS) for one in seen] == [{1}]
+    assert [arguments_given_up(one, CALLS) for one in seen] == [{1}]
 
 
 def test_a_baseline_holds_what_it_allows_of_a_given_up_argument() -> None:
