@@ -128,7 +128,7 @@ class Duty:
         wake_here(listener)
         self._hand_over()
         self._watch()
-        self._confine(self._descriptors.fileno(), self._watched)  # last: until then the program can be ended in order
+        self._become_answerer(self._descriptors.fileno(), self._watched)  # last: until then the program can be ended in order
 
     # While the program is followed through its phases (`enforcer.arming.phases`)
 
@@ -234,7 +234,7 @@ class Duty:
 
     def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
-        return self._answers.stopped(call, phase)
+        return self._answers.judged(call, phase)
 
     def hides_a_loss(self, call: Notification) -> bool:
         """Return whether the program is about to exit with a status that hides that a report was lost."""
@@ -323,8 +323,9 @@ class Duty:
             os.kill(self.stand_in, linux.SIGKILL)
             os.waitpid(self.stand_in, linux.WALL)
 
-    def _confine(self, *others: int) -> None:
-        """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
+    def _become_answerer(self, *others: int) -> None:
+        """Close all descriptors that answering does not need, except `others`; make what answers; then install the helper's
+        filter."""
         helper.close_all_but((*self._kept(), *others))
         self._answers = self._new_answers()
         confinement.confine(self._filter, self._capabilities)
@@ -352,7 +353,7 @@ class Duty:
         self._listeners = {int(listener): phase for listener, _, phase in fields}
         self._descriptors.remove(ready)
         self._unshare()
-        self._confine(self._descriptors.fileno(), other)
+        self._become_answerer(self._descriptors.fileno(), other)
         self._wait(other)
         self.serve()
 

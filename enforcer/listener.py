@@ -95,6 +95,11 @@ class Request:
         self.is_gone = False
         """Whether the task of such a call has ended, or has executed another program."""
 
+    @classmethod
+    def of_stopped(cls, call: Notification, phase: str) -> Request:
+        """Return the request for a call whose task is stopped at its entry: its tracer carries it out or makes it fail."""
+        return cls(call, -1, phase)
+
     @property
     def identity(self) -> tuple[int, ...]:
         """What is the same if the call is made again after a signal."""
@@ -213,11 +218,6 @@ class Descriptors:
                     return ready
                 return self._epoll.poll(0, _EVENTS) + ready[1:]
         return self._epoll.poll(pause, _EVENTS + len(self._listeners))
-
-
-def stopped(call: Notification, phase: str) -> Request:
-    """Return the request for a call whose task is stopped at its entry: its tracer carries it out or makes it fail."""
-    return Request(call, -1, phase)
 
 
 def received(listener: int, call: Notification, phase: str) -> Request:

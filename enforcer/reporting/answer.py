@@ -12,7 +12,7 @@ import gc
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EXITS
 from callfence.enforcer.errors import FAILED
-from callfence.enforcer.listener import Notification, Request, Waiting, clear, end_process, exit_with, received, stopped, trap
+from callfence.enforcer.listener import Notification, Request, Waiting, clear, end_process, exit_with, received, trap
 from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
@@ -235,10 +235,10 @@ class Answers:
 
     # Calls of a task that is stopped
 
-    def stopped(self, call: Notification, phase: str) -> Action | None:
+    def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the action for the call of a stopped task: an errno, without a report, if some kernels or machines lack what
         the call needs; else the policies' action, after a report; None, for a kill, if judging the call fails."""
-        request = stopped(call, phase)
+        request = Request.of_stopped(call, phase)
         if (verdict := self._loaded.verdict(request)) is None:
             return None
         try:
@@ -258,7 +258,7 @@ class Answers:
         and for one that the task can make itself."""
         if not self._is_listen(call):
             return None
-        request = stopped(call, phase)
+        request = Request.of_stopped(call, phase)
         return self._listen(request, self._loaded.verdicts.of(request.event(), phase))
 
     # Calls that wait for an answer
@@ -314,7 +314,8 @@ class Answers:
         return True
 
     def _complain(self, error: Exception) -> None:
-        self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
+        what = f"{type(error).__name__}: {error}"
+        self._reporter.complain(f"looking into a denied call failed, so it meets the policy's action: {what}")
 
     def _is_listen(self, call: Notification) -> bool:
         """Return whether a call is a listen(2) that the helper has to judge."""
@@ -381,6 +382,8 @@ class Answers:
         return verdict.is_free and not self._reporter.audit and not (self._reporter.reach and not verdict.denying)
 
     def _apply(self, request: Request, action: Action | None) -> None:
+        """Carry out an action; None, and an action that nothing here can carry out, end the process.  Under --audit, the call
+        runs."""
         kind = action.kind if action else "kill"
         if self._reporter.audit:
             if self.hides_a_loss(request.call):

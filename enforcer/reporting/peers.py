@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from callfence.enforcer.listener import Notification, Request, end_process, stopped, trap
+from callfence.enforcer.listener import Notification, Request, end_process, trap
 from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 
@@ -45,7 +45,7 @@ class Peers:
     def made(self, call: Notification, phase: str) -> Request | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
-        request = stopped(call, phase)
+        request = Request.of_stopped(call, phase)
         try:
             mediator = self._making(request)
         except Exception as error:

@@ -72,7 +72,7 @@ class Reports:
                 if self.asker and all(line for _, line in rule):
                     self.asker.suggest(rule, lambda: self.fields(request, verdict, ungranted))
         except Exception as error:
-            self.say(f"denied call number {event.number}, which could not be described: {error!r}")
+            self.say(f"{call_name(event)} was denied, and could not be described: {error!r}")
 
     def _unlined(self, event: Event) -> list[Ungranted]:
         """Return why no entry would let a denied call run: it makes a socket about which there are no lines; [] for others."""
@@ -98,7 +98,7 @@ class Reports:
         try:
             self._describe(request, verdict, ungranted)
         except Exception as error:
-            self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
+            self.say(f"{call_name(verdict.event)} was denied, and could not be described: {error!r}")
 
     def report_peer(self, request: Request, verdict: Verdict, refusal: Refusal) -> None:
         """Report a call to another host, or a look-up, that policies do not grant."""
