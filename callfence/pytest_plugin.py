@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("callfence")
     for mode, text in zip(MODES, ("merge what this run does into POLICY", "run confined by POLICY"), strict=True):
         group.addoption(
-            f"--callfence-{mode}", metavar="POLICY", nargs="?", const="", help=f"{text} (default: {POLICY} in the root folder)"
+            f"--callfence-{mode}", metavar="POLICY", nargs="?", const="", help=f"{text} (default: {POLICY} in pytest's rootdir)"
         )
 
 

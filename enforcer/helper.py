@@ -23,8 +23,9 @@ _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so th
 
 
 def in_helper(flags: int = 0) -> bool:
-    """Clone the helper, which this process need not wait for; return True in the helper, False here.  Raises OSError.  The
-    helper is no child of this process, unless orphans become its children (pid 1); then plain wait() does not see it."""
+    """Clone the helper; return True in the helper, False here.  `flags`: CLONE_* of clone(2).  Raises OSError.  The helper is
+    no child of this process, which need not wait for it; only where orphans become its children (pid 1) it is one, which wait()
+    does not see without __WALL."""
     return kernel.clone(flags) == 0 if kernel.is_reaper() else kernel.clone_orphan(flags)
 
 

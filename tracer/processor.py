@@ -104,7 +104,8 @@ class SharedProcessor:
             self.pin(task)
 
     def forget(self, tid: int) -> None:
-        """Remove a task that has ended.  Its stops count as its creator's, so that one with many short tasks stays pinned."""
+        """Remove a task that has ended, and count its stops as its creator's: a creator of many short tasks stays pinned to the
+        tracer's processor."""
         if tid in self._pinned:
             with self._lock:
                 ended = self._pinned.pop(tid, None)

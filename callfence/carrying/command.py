@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--to", metavar="ARCH", choices=[*Arch], type=architecture, help=f"the architecture that is added: {', '.join(Arch)}")
     add("--from", dest="source", metavar="ARCH", choices=[*Arch], type=architecture,
-        help="the section that is carried (default: the policy's only other one)")  # fmt: skip
+        help="the architecture whose section is carried (default: the only one that POLICY has besides --to)")  # fmt: skip
     add("--update", action="store_true", help="add to a section that the policy already has; nothing is removed from it")
     add("--check", action="store_true", help="exit with 1 if two sections of POLICY allow different effects")
     add("-o", "--output", metavar="OUT", help="write to OUT instead of POLICY; - is standard output")
@@ -105,7 +105,8 @@ def _check(options: argparse.Namespace) -> int:
     policy = document(options.policy).policy
     chosen = [arch for arch in (options.source, options.to) if arch is not None]
     if missing := [arch for arch in chosen if arch not in policy.entries]:
-        raise UserError(f"{options.policy} has no section for {missing[0]}")
+        name, has = options.policy, ", ".join(policy.entries)
+        raise UserError(f"{name} has sections for {has} only: `callfence carry {name} --to {missing[0]}` adds that one")
     compared = [pair for pair in pairs(policy, every=len(chosen) == 2) if {*chosen} <= {*pair}]
     if not compared:
         name = options.policy

@@ -22,9 +22,9 @@ which calls, and which calls led to each rule.  The recording beside the policy 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence report", description=DESCRIPTION)
     add = parser.add_argument
-    add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
+    add("-o", "--output", metavar="FILE", type=output, help="write the page to FILE (default: standard output)")
     add("--against", metavar="POLICY", help="also show the differences from that policy")
-    add("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
+    add("--recording", metavar="FILE", type=Path, help="show the runs of FILE (default: .callfence/NAME.rec beside the policy)")
     add("--format", choices=["html", "json"], default="html", help="default: html")
     add("policy", metavar="POLICY", help="a policy file")
     return parser

@@ -113,7 +113,8 @@ def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[s
 
 
 def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
-    """Write a filter into the user's cache if possible.  If the secret cannot be used, the reason is added to `problems`."""
+    """Sign a filter with the user's secret (`secret`) and write it into the user's cache; do nothing if it cannot be written.
+    If the secret cannot be used, the reason becomes a key of `problems`, which is used as an ordered set."""
     try:
         _store(compiled, _own(create=True))
     except OSError:

@@ -82,7 +82,8 @@ def compiled(
 
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
-    """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
+    """Compile a policy into the filter of a variant.  `sources`: path and content of each file that the policy was read from;
+    they are kept in the result, so that a filter in the cache is not used once a file has changed.  Raises CompileError."""
     from callfence.enforcer import later
 
     describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well

@@ -22,7 +22,7 @@ _NO_RULE: Final = 2**32 - 1
 
 
 class Rules(NamedTuple):
-    """The rules of a policy, and the calls of a lake that match each."""
+    """The rules of one policy, numbered, and the calls of a lake (recordings and logs of many hosts) that each allows."""
 
     rules: tuple[tuple[int, str], ...]
     """Number and line of each rule."""

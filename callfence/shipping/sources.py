@@ -44,7 +44,7 @@ class Source(Protocol):
     name: str
 
     def read(self) -> Sequence[Line]:
-        """Return the next lines, some thousands at most; none if there are none now.  Raises OSError."""
+        """Return the lines that came since the last call, at most about 1 MiB of them; () if none did.  Raises OSError."""
 
     def position(self) -> Any:
         """Return the position after the lines that were read, as JSON has it."""

@@ -71,7 +71,7 @@ class Follower:
             if not pid:
                 continue
             if pid not in processes.tasks:
-                processes.comes_early(pid, stop)
+                processes.store_early(pid, stop)
             else:
                 self._happened(pid, stop)
             while orphan := processes.take_orphan():

@@ -145,8 +145,9 @@ class Processes:
         """Note that a task is in a call that starts another task."""
         self._starting[pid] = call
 
-    def comes_early(self, pid: int, stop: Stop) -> None:
-        """Store the first stop, or the end, of a new task until the event of its creator comes, which tells what it shares."""
+    def store_early(self, pid: int, stop: Stop) -> None:
+        """Store the first stop, or the end, of a new task until its creator's event (PTRACE_EVENT_CLONE or the like) tells what
+        the two share."""
         self._early[pid] = stop, [creator for creator in self._starting.items() if self._is_starting(*creator)]
 
     def take_early(self, pid: int) -> Stop | None:

@@ -81,7 +81,7 @@ def find(request: Request, path: bytes, caller: Identity | None, *, confines: bo
         check(request)  # else what was found may be another task's
         status = os.fstat(descriptor)
         if status.st_nlink > 1 and confines:
-            raise UnclearError("the socket's file has several names (hard links)")
+            raise UnclearError("the socket's file has several names (hard links), so no line about one of them grants it")
         found = os.readlink(b"self/fd/%d" % descriptor)
         if confines and not _is_at(found, status):
             raise UnclearError("the socket's file has another name in the mount namespace of its helper")

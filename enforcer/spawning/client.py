@@ -120,7 +120,7 @@ def answer(connection: _socket.socket) -> tuple[bytes, list[tuple[int, int, byte
     except OSError as error:
         raise EnforceError(f"`callfence spawn` has not answered: {error.strerror}") from error
     if not head.startswith(protocol.MAGIC) or (not status and len(descriptors) != count):
-        raise EnforceError("the answer of `callfence spawn` lacks something")
+        raise EnforceError("`callfence spawn` has answered what this version cannot read: start it from the same installation")
     if status:
         raise EnforceError(os.fsdecode(text), status)
     each = [names[at : at + 4 + protocol.NAME] for at in range(0, len(names), 4 + protocol.NAME)]

@@ -63,7 +63,7 @@ class Link:
 
     @property
     def strict(self) -> bool:
-        """Whether the target allows nothing beyond the source, because the two calls do the same."""
+        """Whether the two calls do the same, so that allowing `target` where `source` is allowed grants nothing new."""
         return self.way == "="
 
 

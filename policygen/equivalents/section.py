@@ -94,7 +94,8 @@ class Writer:
         return {number: tuple((*part.origin, part.expression) for part in parts) for number, parts in self._parts.items()}
 
     def result(self) -> Policy:
-        """Return the policy with the section.  Raises TooComplexError."""
+        """Return the policy with a section for the target architecture, carried from that of the source.  Raises
+        TooComplexError."""
         forms = self._follow()
         section: dict[int, Entry] = {}
         linked: list[tuple[int, Entry, int]] = []

@@ -123,8 +123,8 @@ def _triggers(document: Document) -> Iterator[Finding]:
 
 
 def unreached(document: Document, runs: Sequence[int]) -> Iterator[Finding]:
-    """Yield the phases that no process has entered.  `runs`: `Run.waits` of each process that was recorded; nothing is yielded
-    if there is none, or for triggers that these do not have."""
+    """Yield a finding for each phase that no recorded process has entered.  `runs`: for each process, the waits that it began,
+    as bits of tracer.abi.waits (`Run.waits`).  Nothing is yielded without any, nor for a phase whose triggers have no bits."""
     for phase in document.policy.phases if runs else ():
         known = bits(phase.triggers).bit_count() == len(phase.triggers)
         if known and not any(waits & bits(phase.triggers) for waits in runs):

@@ -142,8 +142,8 @@ class Table:
         return range(min(numbers), max(numbers) + 1) if numbers else range(0)
 
     def is_newer(self, number: int, version: tuple[int, int]) -> bool:
-        """Return whether a call number is newer than Linux `version`: above its newest, and not private.  Raises ValueError as
-        `newest` does."""
+        """Return whether Linux `version` did not have the call `number` yet.  Numbers of an architecture's own calls
+        (`private`) are never newer.  Raises ValueError for a version before the first or after the newest of the table."""
         return number > self.newest(version) and number not in self.private
 
     def since(self, number: int) -> tuple[int, int]:

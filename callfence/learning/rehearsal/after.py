@@ -178,7 +178,8 @@ class _Rehearsing:
         way = f", each in {scratch.way}" if scratch else "; each run changes files and sends data as the program does"
         say(f"learn: rehearsing: at most {runs} of {planned:,}, {options.rehearse_seconds:.0f} seconds{way}; ^C ends it")
         if self._plain.witness.reads_input and not self._plain.input.is_repeatable:
-            say("learn: rehearsing: the program reads a pipe, which is empty in these runs; give its input as a file")
+            remedy = "use a file: learn --rehearse COMMAND < FILE"
+            say(f"learn: rehearsing: standard input is a pipe, which is empty in these runs; {remedy}")
 
     def _draw(self, text: str) -> None:
         """Replace the current line of the terminal; do nothing if there is no terminal or with --quiet."""

@@ -38,7 +38,7 @@ class Op(StrEnum):
 
 
 class Act(StrEnum):
-    """An action of a profile for a call."""
+    """What a container profile (OCI, Docker) has seccomp do with a call, by its name in the JSON."""
 
     ALLOW = "SCMP_ACT_ALLOW"
     ERRNO = "SCMP_ACT_ERRNO"

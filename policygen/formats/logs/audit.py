@@ -134,7 +134,8 @@ def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
     arch, syscall = fields["arch"], fields["syscall"]
     named = Arch(arch) if arch in [*Arch] else None
     if named is None and not re.fullmatch(r"[0-9a-f]{1,8}", arch):
-        raise ImportFormatError(f"{position}: arch={arch} is no architecture: expected AUDIT_ARCH_*, as c000003e")
+        wanted = "expected hexadecimal digits, as c000003e, or a name, as x86_64"
+        raise ImportFormatError(f"{position}: arch={arch} is no architecture: {wanted}")
     audit_arch = named.audit if named else int(arch, 16)
     if re.fullmatch(r"-?\d{1,10}", syscall):
         return audit_arch, int(syscall) & _WORD

@@ -138,7 +138,7 @@ def test_output_and_standard_input(tmp_path: Path) -> None:
         (["app.policy", "--to", "x86_64"], "app.policy has no section but that for x86_64: say with --from ARCH"),
         (["app.policy", "--to", "aarch64", "--from", "i386"], "the policy has no section `arch i386` to be carried to aarch64"),
         (["absent.policy", "--to", "aarch64"], "absent.policy: No such file or directory"),
-        (["--check", "--to", "aarch64", "app.policy"], "app.policy has no section for aarch64"),
+        (["--check", "--to", "aarch64", "app.policy"], "sections for x86_64 only: `callfence carry app.policy --to aarch64`"),
     ],
 )
 def test_mistakes(tmp_path: Path, words: list[str], error: str) -> None:

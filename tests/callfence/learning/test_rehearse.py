@@ -255,7 +255,7 @@ def test_a_pipe_as_standard_input_is_read_once(tmp_path: Path) -> None:
     words = ("sh", "-c", "read line; echo $line >>lines")
     done = learn(tmp_path, "--rehearse", "--rehearse-only", "no-home", *words, stdin=reading)
     os.close(reading)
-    assert "the program reads a pipe, which is empty in these runs; give its input as a file\n" in done.stderr
+    assert "is a pipe, which is empty in these runs; use a file: learn --rehearse COMMAND < FILE\n" in done.stderr
     assert (tmp_path / "lines").read_text() == "read\n\n"
 
 

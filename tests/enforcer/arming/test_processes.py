@@ -133,7 +133,7 @@ def test_a_task_that_comes_before_its_creators_event_waits_for_it(monkeypatch: p
         world.all.starts(task, world.all.inside[task])
     stops = [Stop(TRAP), Stop(ENDED)]
     for task, stop in zip((20, 21), stops, strict=True):
-        world.all.comes_early(task, stop)
+        world.all.store_early(task, stop)
     assert (world.all.take_orphan(), world.all.take_early(22)) == (None, None)
     world.has(20, 20, 10, 1)
     world.all.started(20, world.all.tasks[10], 10, FORK)
