@@ -13,7 +13,7 @@ from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import Prepared, begin, prepare
 from callfence.learning.progress import say
-from callfence.learning.watch import INTERRUPTS, name_of, program_of, watch
+from callfence.learning.watch import INTERRUPTS, executable_of, program_of, watch
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
@@ -59,7 +59,7 @@ def _learn(options: LearnOptions) -> int | None:
         begin(options.start, options.output or policy_path(options.start))
         return None
     program = None if options.pids else program_of(options.command)
-    names = [name_of(pid) for pid in options.pids]
+    names = [executable_of(pid) for pid in options.pids]
     name = names[0] if names else options.command[0]
     prepared = prepare(options, name)
     plain = None

@@ -42,8 +42,8 @@ _NULL = os.makedev(1, 3)
 
 
 class Recorder(Aggregator):
-    """Records the events of a run (`tracer.tally.Recorder`): its observations, which executable executed which file, and what
-    could not be observed."""
+    """Records a run for `learn` (as `tracer.tally.Recorder`): its observations, which executable executed which file, uses of
+    files, ports, hosts and sockets, whom it signals, and what could not be observed."""
 
     def __init__(self, places: Callable[[], Places] | None = None, renamed: Callable[[str], str] = str) -> None:
         """`renamed` returns the executable's path under which uses of ports are recorded."""
@@ -114,7 +114,7 @@ def program_of(command: tuple[str, ...]) -> Program:
     return Program(locate(argv[0], environment), argv, tuple(environment))
 
 
-def name_of(pid: int) -> str:
+def executable_of(pid: int) -> str:
     """Return the path of a process's executable.  Raises TracerError if it does not exist or must not be traced."""
     try:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
@@ -130,7 +130,8 @@ def watch(
     program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the processes of --pid if it is None; return the run, its observations, and the wait
-    status.  The run is None if the program was killed in its execve.  INTERRUPTS are blocked then: ^C would lose the run."""
+    status.  The run is None if the program was killed in its execve.  INTERRUPTS stay blocked, for ^C would
+    lose the run before it is saved."""
     options = prepared.options
     recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):

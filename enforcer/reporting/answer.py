@@ -189,6 +189,18 @@ class Answers:
         its result; None for another call."""
         return self._peers.made(call, phase) if self._peers else None
 
+    def summarise(self) -> None:
+        """Report all counts that have not been reported yet."""
+        if self._peers:
+            self._peers.summarise()
+        if self._loaded.reported or self._loaded.has_unjudged or self._loaded.has_lost_records:
+            attempt(lambda: self._loaded.reports.summarise())
+
+    def _begin_log(self) -> None:
+        """Write the records of the start, if there is a log and they have not been written."""
+        if self._reporter.log:
+            attempt(lambda: self._loaded.output.flush())
+
     # Calls that are asked about
 
     def _asks(self, request: Request, verdict: Verdict) -> bool:
@@ -220,18 +232,6 @@ class Answers:
             return
         except Exception as error:
             self._reporter.complain(f"task {request.call.task}, whose call was asked about, waits for ever: {error}")
-
-    def summarise(self) -> None:
-        """Report all counts that have not been reported yet."""
-        if self._peers:
-            self._peers.summarise()
-        if self._loaded.reported or self._loaded.has_unjudged or self._loaded.has_lost_records:
-            attempt(lambda: self._loaded.reports.summarise())
-
-    def _begin_log(self) -> None:
-        """Write the records of the start, if there is a log and they have not been written."""
-        if self._reporter.log:
-            attempt(lambda: self._loaded.output.flush())
 
     # Calls of a task that is stopped
 

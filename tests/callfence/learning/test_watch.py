@@ -60,9 +60,9 @@ def test_a_process_without_a_program_is_not_said_to_be_missing():
     with subprocess.Popen(["true"]) as ended:
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(TracerError, match=f"process {ended.pid} has no program"):
-            watch.name_of(ended.pid)
+            watch.executable_of(ended.pid)
     with pytest.raises(TracerError, match=f"process {ended.pid} does not exist"):
-        watch.name_of(ended.pid)
+        watch.executable_of(ended.pid)
 
 
 def loop(processes: int, calls: int) -> Any:
