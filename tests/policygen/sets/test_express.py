@@ -15,7 +15,7 @@ ABORT_TO_TRAP = "SIGABRT SIGBUS SIGFPE SIGHUP SIGILL SIGINT SIGKILL SIGQUIT SIGT
 
 
 def written(line: str, limit: int) -> str | None:
-    """The set of a line's calls, written again: what stands after its colon; None if it takes more than `limit` alternatives."""
+    """The set of a line's calls, written again: what stands after its colon; None if that takes more than `limit` rules."""
     call = table(Arch.X86_64).by_name[line.partition(":")[0]]
     given = parse(f"{line}\n").policy.entries[Arch.X86_64][call.number].expression
     sets = space()
