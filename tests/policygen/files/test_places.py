@@ -8,7 +8,7 @@ import re
 import pytest
 
 from callfence.policygen.files import landlock, places
-from callfence.policygen.files.places import Linking, PlaceError, located, named, of_process, real_path, without_links
+from callfence.policygen.files.places import Linking, PlaceError, home_of_passwd, located, named, of_process, real_path, without_links
 
 OWN = b"/run/user/%d" % os.geteuid()
 
@@ -111,6 +111,13 @@ def test_a_path_of_another_process(path, of_another, tmp_path):
     given, expected = (os.fsencode(re.sub("LINKS|%d", lambda name: names[name[0]], text)) for text in (path, of_another))
     assert of_process(given, 77) == expected
     assert of_process(given, 0) == given
+
+
+def test_a_user_of_no_passwd_has_no_home(monkeypatch):
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert home_of_passwd() == ""
+    with pytest.raises(PlaceError, match="HOME is not set, and the policy has path"):
+        located(b"$HOME/x", [])
 
 
 def test_what_leads_nowhere():
