@@ -196,7 +196,8 @@ class Explanation:
 
 def parse_call(text: str, arch: Arch) -> Event:
     """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
-    Arguments that are not given are 0, and so are pointers, which no policy compares.  Raises ValueError, whose text says what is wrong."""
+    Arguments that are not given are 0, and so are pointers, which no policy compares.  Raises ValueError, whose text says what
+    is wrong."""
     match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:
         raise ValueError(f"{text!r} has no call: write one as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")

@@ -8,7 +8,16 @@ import re
 import pytest
 
 from callfence.policygen.files import landlock, places
-from callfence.policygen.files.places import Linking, PlaceError, home_of_passwd, located, named, of_process, real_path, without_links
+from callfence.policygen.files.places import (
+    Linking,
+    PlaceError,
+    home_of_passwd,
+    located,
+    named,
+    of_process,
+    real_path,
+    without_links,
+)
 
 OWN = b"/run/user/%d" % os.geteuid()
 
