@@ -65,7 +65,7 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
-        rest = data[error.start :].split(b"\n", 1)[0].decode(errors="replace")
+        rest = data[error.start :].partition(b"\n")[0].decode(errors="replace")
         line = before[before.rfind("\n") + 1 :] + rest
         column = len(before) - before.rfind("\n")
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"

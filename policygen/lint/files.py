@@ -221,8 +221,8 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
             subject = f"{signs[0][0]} {line}"
         new_risks = {risk for _, risk in by_line.get(line, ())}
         if not new_risks:
-            says = f"it {' and '.join(_said(line, *each) for each in ((more, True), (less, False)) if each[0])}"
-            result.append(Judged("note", f"{line.split()[0]}-{'more' if more else 'less'}", line, subject, says))
+            rule = f"{line.split()[0]}-{'more' if more else 'less'}"
+            result.append(Judged("note", rule, line, subject, f"it {_said(line, more, less)}"))
         for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
@@ -234,17 +234,19 @@ def _all_risks(policy: Policy, other: Policy) -> list[tuple[str, Risk]]:
     return risks_of(policy.files, unconfined(policy, also))
 
 
-def _said(line: str, what: str, is_more: bool) -> str:
+def _said(line: str, more: str, less: str) -> str:
     """Return what a change of a line lets the program do, or no longer lets it, as the end of a sentence."""
     use = next((use for use, start in grants.USES.items() if line.startswith(start)), "")
     if use:
         verb = {"connect": "connect to", "bind": "serve on", "send": "send to"}[use]
-        there = " there" * (line != grants.USES[use])
-        return f"may {verb} {'more' if is_more else 'fewer'} {'UDP ' * (use == 'send')}ports{there}"
-    for start, verb, every in ((grants.UNIX, "connect to", "every unix socket"), (grants.QUERY, "look up", "every name")):
+        which = "other" if more and less else "more" if more else "fewer"
+        return f"may {verb} {which} {'UDP ' * (use == 'send')}ports{' there' * (line != grants.USES[use])}"
+    doing = "{} there"
+    for start, verb, every in ((grants.UNIX, "connect to {}", "every unix socket"), (grants.QUERY, "look {} up", "every name")):
         if line.startswith(start):
-            return f"may {'also' if is_more else 'no longer'} {verb} {'it' if line != start else every}"
-    return f"may {'also' if is_more else 'no longer'} {'do anything' if what == grants.ANY else what} there"
+            doing = verb.format("it" if line != start else every)
+    said = [(word, what) for word, what in (("also", more), ("no longer", less)) if what]
+    return " and ".join(f"may {word} {doing.format('do anything' if what == grants.ANY else what)}" for word, what in said)
 
 
 _LEVELS = ("danger", "warning", "note")

@@ -17,7 +17,6 @@ from callfence.policygen.implied.tables import capabilities
 from callfence.policygen.language.document import Document, PolicyError, newest_table, parse
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.language.normal import normal_expression
-from callfence.policygen.language.operands import OperandError, parse_integer
 from callfence.policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from callfence.policygen.learning.rule import expression, read
 from callfence.policygen.model import (
@@ -180,7 +179,6 @@ _CALL = re.compile(r"(\w+)\(([^()]*)\)")
 _REGISTER = re.compile(r" \(register 0x[0-9a-f]+\)")
 _POINTED = re.compile(r'=(?:unix:|text:)?"[^"]*"(?:\.\.\.)?|=\[(?:"[^"]*"(?:\.\.\.)?|, |\.\.\.)*\]')
 """Pattern of what a pointer points to, in a call as a report shows it."""
-_WORD = (1 << 64) - 1
 
 
 @frozen
@@ -198,7 +196,8 @@ class Explanation:
 
 def parse_call(text: str, arch: Arch) -> Event:
     """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
-    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong."""
+    Arguments that are not given are 0, and so are pointers, which no policy compares.  Raises ValueError, whose text says what
+    is wrong."""
     match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:
         raise ValueError(f"{text!r} has no call: write one as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
@@ -214,9 +213,7 @@ def parse_call(text: str, arch: Arch) -> Event:
         argument, _, value = (piece.strip() for piece in part.partition("="))
         if argument not in index:
             raise ValueError(f"{call.name} has no argument {argument}: its arguments are {', '.join(index)}")
-        if call.arguments[index[argument]].kind.is_pointer:
-            registers[index[argument]] = _pointer(value)
-        else:
+        if not call.arguments[index[argument]].kind.is_pointer:
             conditions.append(f"{argument} == {value}")
     if conditions:
         entry = f"{call.name}: {' && '.join(conditions)}\n"
@@ -224,13 +221,6 @@ def parse_call(text: str, arch: Arch) -> Event:
             registers[condition.index] = condition.value & call.arguments[condition.index].mask
     a, b, c, d, e, f = registers
     return Event(arch.audit, call.number, (a, b, c, d, e, f))
-
-
-def _pointer(value: str) -> int:
-    try:
-        return parse_integer(value)[0] & _WORD
-    except OperandError:
-        return 0  # NULL, or not written out: no policy compares pointers
 
 
 def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:

@@ -219,3 +219,13 @@ def test_comments_of_both_sides_on_an_include_are_kept() -> None:
     for merged in (unite(ours, theirs), merge_documents(base, ours, theirs)[0]):
         assert "# theirs\ninclude more                   # ours" in merged.text()
     assert "# theirs" in merge_documents(base, base, theirs)[0].text()
+
+
+def test_a_union_with_a_portable_policy_is_portable() -> None:
+    """What the other allows is, too, by the calls of other C libraries."""
+    portable, plain = parse("portable\nopen: flags == O_RDONLY\n"), parse("unlink: allow\n")
+    texts = {unite(*pair).text() for pair in ((portable, plain), (plain, portable))}
+    assert len(texts) == 1
+    (text,) = texts
+    assert "\nportable\n" in text and "\nunlinkat: dfd == AT_FDCWD && flag == 0\n" in text
+    assert "unlinkat" not in unite(plain, parse("open: flags == O_RDONLY\n")).text()

@@ -6,6 +6,10 @@ import struct
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from calls import value
+
+from callfence.tracer import kernel, linux
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from callfence.tracer.calls import Calls
 from callfence.tracer.kernel import event_of
@@ -17,10 +21,10 @@ ERASED, WATCHED = "erased", "watched"
 READ = table(NATIVE).by_name["read"].number
 
 
-def info(name: str) -> bytearray:
+def info(name: str, *arguments: int) -> bytearray:
     """A struct ptrace_syscall_info of a call."""
     number = table(NATIVE).by_name[name].number
-    return bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, number, *[0] * 6))
+    return bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, number, *(*arguments, *[0] * 6)[:6]))
 
 
 def test_a_call_of_32_bits_takes_as_many_of_each_register() -> None:
@@ -89,3 +93,126 @@ def test_the_other_threads_of_a_process_are_watched_with_it() -> None:
     assert tasks[7].child(11, 7).way is Way.CALLS
     calls.unwatch(7)
     assert [tasks[tid].way for tid in (7, 9)] == [Way.RUN, Way.RUN]
+
+
+HIDDEN = "/bin/app made calls whose arguments no filter can see; learn cannot fail them under the program's own filter"
+FAILED = "{0} of /bin/app failed with ENOSYS; if the program needs it, use --allow-opaque {0}"
+SKIPPED = [(7, 38)]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "filtered", "others", "gaps", "skipped"),
+    [
+        ("clone3", (), True, False, [], SKIPPED),
+        ("openat2", (), True, False, [FAILED.format("openat2")], SKIPPED),
+        ("io_uring_setup", (), False, False, [FAILED.format("io_uring_setup")], SKIPPED),
+        ("io_uring_setup", (), False, True, [HIDDEN], []),
+        ("openat2", (), True, True, [FAILED.format("openat2")], SKIPPED),
+        ("ptrace", (), True, False, ["/bin/app uses ptrace, which fails because learn traces the program"], []),
+        ("prctl", (linux.PR_GET_SECCOMP,), True, False, [], [(7,)]),
+        ("prctl", (linux.PR_GET_SECCOMP | 1 << 32,), True, False, [], [(7,)]),
+        ("prctl", (linux.PR_GET_SECCOMP,), True, True, [], []),
+        ("prctl", (linux.PR_SET_NAME,), True, False, [], []),
+        ("read", (), True, False, [], []),
+    ],
+)
+def test_what_is_failed_and_what_is_said_of_it(
+    name: str,
+    arguments: tuple[int, ...],
+    filtered: bool,
+    others: bool,
+    gaps: list[str],
+    skipped: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`filtered`: the call is at the stop of our filter; `others`: the program has one of its own."""
+    done: list[tuple[int, ...]] = []
+    said: list[str] = []
+    monkeypatch.setattr(kernel, "skip_call", lambda *words: done.append(words))
+    calls = Calls({}, SimpleNamespace(), frozenset(), said.append)  # type: ignore[arg-type]
+    calls.started = True
+    task: Any = SimpleNamespace(tid=7, executable="/bin/app", filtered=filtered, other_filter=others)
+    calls.handle(task, info(name, *arguments))
+    assert (said, done) == (gaps, skipped)
+
+
+def test_an_opaque_call_that_is_allowed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "skip_call", None)
+    said: list[str] = []
+    calls = Calls({}, SimpleNamespace(), frozenset({"openat2"}), said.append)  # type: ignore[arg-type]
+    calls.handle(SimpleNamespace(tid=7, executable="/bin/app", filtered=True), info("openat2"))  # type: ignore[arg-type]
+    assert not said
+
+
+RELEASED, DISABLED = ("release", 7), ("disable",)
+READABLE, ONLY_WRITTEN, FOLDER = 0, 1, value("O_DIRECTORY", NATIVE)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "path", "done"),
+    [
+        ("sched_getaffinity", (0,), b"", [RELEASED]),
+        ("sched_getaffinity", (7,), b"", [RELEASED]),
+        ("sched_getaffinity", (7 | 1 << 32,), b"", [RELEASED]),
+        ("sched_getaffinity", (8,), b"", [DISABLED]),
+        ("sched_setaffinity", (0,), b"", [RELEASED]),
+        ("sched_setattr", (9,), b"", [DISABLED]),
+        ("openat", (0, 1, READABLE), b"/proc/self/status", [DISABLED]),
+        ("openat", (0, 1, READABLE), b"status//", [DISABLED]),
+        ("openat", (0, 1, READABLE), b"/etc/passwd", []),
+        ("openat", (0, 1, ONLY_WRITTEN), b"/proc/self/status", []),
+        ("openat", (0, 1, FOLDER), b"/proc/self/status", []),
+    ],
+)
+def test_what_shows_the_shared_processor(
+    name: str, arguments: tuple[int, ...], path: bytes, done: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is restored before the program looks at it."""
+    monkeypatch.setattr(kernel, "read_path", lambda tid, address: path if (tid, address) == (7, 1) else b"")
+    for in_use in (True, False):
+        found: list[tuple[object, ...]] = []
+        add: Any = found.append
+        processor: Any = SimpleNamespace(
+            in_use=in_use, release=lambda tid, add=add: add(("release", tid)), disable=lambda add=add: add(("disable",))
+        )
+        task = Task(7, 7)
+        task.checked = 5.0
+        Calls({}, processor, frozenset(), print).handle(task, info(name, *arguments))
+        assert found == (done if in_use or "sched" in name else [])
+        assert task.own_affinity is (name == "sched_setaffinity")
+        assert task.checked == (0.0 if RELEASED in found else 5.0)
+
+
+NEW_FILTER = linux.SECCOMP_SET_MODE_FILTER
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "threads"),
+    [
+        ("prctl", (linux.PR_SET_SECCOMP, 2), [7]),
+        ("seccomp", (NEW_FILTER, 0), [7]),
+        ("seccomp", (linux.SECCOMP_SET_MODE_STRICT, 0), [7]),
+        ("seccomp", (NEW_FILTER | 1 << 32, 0), [7]),
+        ("seccomp", (NEW_FILTER, linux.SECCOMP_FILTER_FLAG_TSYNC), [7, 9]),
+        ("seccomp", (NEW_FILTER, 1 << 1), [7]),
+        ("seccomp", (linux.SECCOMP_GET_ACTION_AVAIL, 0), []),
+        ("prctl", (linux.PR_SET_NAME,), []),
+    ],
+)
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_filter_of_the_program_is_noticed(
+    name: str, arguments: tuple[int, ...], threads: list[int], failed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its call to the end of that, each thread that gets the filter stops at the entry of calls, before all filters."""
+    interrupted: list[int] = []
+    monkeypatch.setattr(kernel, "interrupt", interrupted.append)
+    tasks = {tid: Task(tid, tgid) for tid, tgid in ((7, 7), (9, 7), (8, 8))}
+    calls = Calls(tasks, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    calls.handle(tasks[7], info(name, *arguments))
+    assert [task.tid for task in tasks.values() if task.exposed] == threads
+    assert interrupted == threads[1:], "the others, which run"
+    if threads:
+        calls.installed(tasks[7], failed)
+        assert tasks[7].installing == ""
+    assert not any(task.exposed for task in tasks.values())
+    assert [task.tid for task in tasks.values() if task.other_filter] == ([] if failed else threads)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from callfence.tracer import kernel
+from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.calls import Calls
+from callfence.tracer.faults import Witness
 
 HERE = Path(__file__).parent
 PLAIN = ["open 0", "read 64", "read 64", "dup 0", "malloc 0", "caught 0"]
@@ -64,3 +71,34 @@ def test_a_signal_without_a_handler_is_not_sent(compile_c: Callable[..., Path]) 
 def test_a_broken_pipe_comes_with_its_signal(compile_c: Callable[..., Path]) -> None:
     """The program ignores it, and its only write, at the end, fails."""
     assert lines(compile_c, "write", 1, "Fail(32, 13)") == ["injected 0"]
+
+
+HANDLER, ADDRESS = 0x401000, 0x7000
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "handler", "caught", "reads"),
+    [
+        ("rt_sigaction", (15, ADDRESS), HANDLER, {15}, False),
+        ("rt_sigaction", (15 | 1 << 32, ADDRESS), HANDLER, {15}, False),
+        ("rt_sigaction", (15, ADDRESS), 0, set(), False),  # SIG_DFL
+        ("rt_sigaction", (15, ADDRESS), 1, set(), False),  # SIG_IGN
+        ("rt_sigaction", (15, ADDRESS), 2, {15}, False),
+        ("rt_sigaction", (15, 0), HANDLER, set(), False),
+        ("read", (0,), 0, set(), True),
+        ("read", (1 << 32,), 0, set(), True),
+        ("readv", (0,), 0, set(), True),
+        ("read", (3,), 0, set(), False),
+        ("write", (0,), 0, set(), False),
+    ],
+)
+def test_what_a_plain_run_shows(
+    name: str, arguments: tuple[int, ...], handler: int, caught: set[int], reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "peek", lambda tid, address: {(7, ADDRESS): handler}[tid, address])
+    calls, witness = Calls({}, SimpleNamespace(), frozenset(), print), Witness()  # type: ignore[arg-type]
+    witness.attach(calls)
+    registers = (*arguments, *[0] * 6)[:6]
+    info = bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, table(NATIVE).by_name[name].number, *registers))
+    calls.handle(SimpleNamespace(tid=7), info)  # type: ignore[arg-type]
+    assert (witness.caught, witness.reads_input) == (caught, reads)

@@ -1,14 +1,17 @@
-"""The reader of ELF headers: of both classes, and of files that only begin like one."""
+"""The kernel's constants, against its headers; and the reader of ELF headers: of both classes, and of files that only begin
+like one."""
 
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from callfence.tracer import linux
 from callfence.tracer.linux import PT_INTERP, PT_LOAD, PT_NOTE, elf_bits, elf_segments
 
 WIDE = b"\x7fELF\x02\x01\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 2, 0, 0, 0)
@@ -50,3 +53,39 @@ def test_an_interpreter() -> None:
 def test_many_headers_are_not_all_read() -> None:
     content = WIDE[:56] + b"\xff\xff" + WIDE[58:]
     assert len(list(elf_segments(reading(content)))) < 2000
+
+
+HEADERS = (
+    "stddef.h", "stdio.h", "errno.h", "elf.h", "signal.h", "sys/mman.h", "sys/socket.h", "netinet/in.h", "linux/ptrace.h",
+    "linux/wait.h", "linux/seccomp.h", "linux/filter.h", "linux/prctl.h", "linux/sched.h", "linux/landlock.h", "linux/auxvec.h",
+)  # fmt: skip
+OTHERS = {
+    "WALL": "__WALL", "INFO_SIZE": "sizeof(struct ptrace_syscall_info)", "BPF_JA": "BPF_JMP | BPF_JA",
+    "INFO_IS_ERROR": "offsetof(struct ptrace_syscall_info, exit.is_error)", "BPF_INSTRUCTION": "sizeof(struct sock_filter)",
+    "BPF_RET_K": "BPF_RET | BPF_K", "PROT_READ_WRITE": "PROT_READ | PROT_WRITE", "SIG_DFL": "(long)SIG_DFL",
+    "MAP_SHARED_ANONYMOUS": "MAP_SHARED | MAP_ANONYMOUS", "SOCKADDR": "sizeof(struct sockaddr_storage)",
+    "FAST_OPEN_ERROR": "EOPNOTSUPP", "PROTOCOL_ERROR": "EPROTONOSUPPORT", "FAMILY_ERROR": "EAFNOSUPPORT",
+    "LANDLOCK_RULE_PATH_BENEATH": "LANDLOCK_RULE_PATH_BENEATH", "SIG_IGN": "(long)SIG_IGN",
+}  # fmt: skip
+"""Names that the headers do not have, or not as macros -> what they are there."""
+OF_NO_HEADER = {
+    "CALLFENCE_ENTER", "FUNCFLAG_CDECL", "FUNCFLAG_PYTHONAPI", "FUNCFLAG_USE_ERRNO", "KTHREADD", "LANDLOCK_RECORDS",
+    "MAXSYMLINKS", "O_EMPTYPATH", "TYPE_CHECKING",
+}  # fmt: skip
+
+
+@pytest.mark.only_on("x86_64")  # signals are those of x86
+def test_constants_are_those_of_the_headers(compile_c: Callable[..., Path], tmp_path: Path) -> None:
+    """As far as the machine's headers have them: they may be older."""
+    names = {name: value for name, value in vars(linux).items() if name.isupper() and isinstance(value, int)}
+    names = {name: value for name, value in names.items() if not name.startswith("_") and name not in OF_NO_HEADER}
+    names |= zip(("IPPROTO_MPTCP", "IPPROTO_SMC", "AF_SMC", "AF_RDS"), (*linux.TCP_PROTOCOLS, *linux.TCP_FAMILIES), strict=True)
+    lines = ["#define _GNU_SOURCE", *(f"#include <{header}>" for header in HEADERS), "int main(void) {"]
+    for name in names:
+        printed = f'printf("%s %lld\\n", "{name}", (long long)({OTHERS.get(name, name)}));'
+        lines += [printed] if name in OTHERS else [f"#ifdef {name}", printed, "#endif"]
+    (tmp_path / "constants.c").write_text("\n".join([*lines, "return 0; }\n"]))
+    done = subprocess.run([compile_c(tmp_path / "constants.c")], capture_output=True, text=True, check=True)
+    found = {name: int(value) for name, value in map(str.split, done.stdout.splitlines())}
+    assert found == {name: value for name, value in names.items() if name in found}
+    assert {name for name in names.keys() - found.keys() if not name.startswith(("LANDLOCK_", "SECCOMP_"))} <= {"IPPROTO_SMC"}

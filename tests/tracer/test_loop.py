@@ -77,3 +77,24 @@ def test_a_stop_that_is_over_is_not_resumed(monkeypatch):
     monkeypatch.setattr(kernel, "resume", lambda way, tid, signal: resumed.append(tid) or True)
     loop.run()
     assert resumed == [second]
+
+
+@pytest.mark.parametrize(
+    ("tid", "signum", "delivered"),
+    [
+        (1 << 22, signal.SIGTERM, {signal.SIGTERM: 77}),
+        (1 << 22, signal.SIGCHLD, {}),
+        ((1 << 22) + 1, signal.SIGTERM, {}),
+        ((1 << 22) + 1, signal.SIGCHLD, {}),
+    ],
+)
+def test_who_sends_the_initial_process_a_signal_is_remembered(monkeypatch, tid, signum, delivered):
+    """For the signals that learn gets: those that the program has got by itself are not passed on."""
+    loop = loop_over(monkeypatch, (tid, signum << 8 | 0x7F), (1 << 22, 0), ((1 << 22) + 1, 0))
+    loop.initial = Initial(1 << 22, started=True)
+    resumed = []
+    monkeypatch.setattr(kernel, "sender", lambda tid: 77)
+    monkeypatch.setattr(kernel, "resume", lambda way, tid, number: resumed.append((tid, number)) or True)
+    loop.run()
+    assert {number: sender for number, (sender, _) in loop.initial.delivered.items()} == delivered
+    assert resumed == [(tid, signum)]

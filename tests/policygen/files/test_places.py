@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
 from callfence.policygen.files import landlock, places
-from callfence.policygen.files.places import Linking, PlaceError, located, named, real_path, without_links
+from callfence.policygen.files.places import (
+    Linking,
+    PlaceError,
+    home_of_passwd,
+    located,
+    named,
+    of_process,
+    real_path,
+    without_links,
+)
 
 OWN = b"/run/user/%d" % os.geteuid()
 
@@ -79,6 +89,44 @@ def test_a_link_that_may_not_be_read_is_where_a_path_leads(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert real_path(b"link/../x") == b"/proc/1/x"
     assert real_path(b"x") == folder + b"/x"
+
+
+@pytest.mark.parametrize(
+    ("path", "of_another"),
+    [
+        ("/proc/self", "/proc/77"),
+        ("/proc/self/maps", "/proc/77/maps"),
+        ("/proc/selfish", "/proc/selfish"),
+        ("/proc/thread-self/comm", "/proc/77/task/77/comm"),
+        ("/dev/fd", "/proc/77/fd"),
+        ("/dev/fd/3", "/proc/77/fd/3"),
+        ("/dev/stdin", "/proc/77/fd/0"),
+        ("/dev/stdout", "/proc/77/fd/1"),
+        ("/dev/stderr", "/proc/77/fd/2"),
+        ("/proc/%d/maps", "/proc/77/maps"),
+        ("/proc/1/maps", "/proc/1/maps"),
+        ("/etc/passwd", "/etc/passwd"),
+        ("LINKS/self/maps", "/proc/77/maps"),
+        ("LINKS/input", "/proc/77/fd/0"),
+        ("LINKS/again", "/proc/77/fd/0"),
+        ("LINKS/file", "LINKS/file"),
+        ("LINKS/round", "LINKS/round"),
+    ],
+)
+def test_a_path_of_another_process(path, of_another, tmp_path):
+    for link, target in (("self", "/proc/self"), ("input", "/dev/stdin"), ("again", "input"), ("round", "round")):
+        (tmp_path / link).symlink_to(target)
+    names = {"LINKS": str(tmp_path), "%d": str(os.getpid())}
+    given, expected = (os.fsencode(re.sub("LINKS|%d", lambda name: names[name[0]], text)) for text in (path, of_another))
+    assert of_process(given, 77) == expected
+    assert of_process(given, 0) == given
+
+
+def test_a_user_of_no_passwd_has_no_home(monkeypatch):
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert home_of_passwd() == ""
+    with pytest.raises(PlaceError, match="HOME is not set, and the policy has path"):
+        located(b"$HOME/x", [])
 
 
 def test_what_leads_nowhere():

@@ -461,6 +461,13 @@ def test_a_condition_that_no_filter_can_hold() -> None:
         compile_policy(Policy({X86_64: {LSEEK: Entry(condition)}}))
 
 
+def test_a_condition_that_is_too_complex() -> None:
+    bits = [And(tuple(Condition(index, Operator.MASKED, 0, 1 << (7 * place + 3 * index) % 31) for index in range(5)))
+            for place in range(60)]  # fmt: skip
+    with pytest.raises(CompileError, match=r"^the condition of prctl is too complex: "):
+        compile_policy(Policy({X86_64: {157: Entry(Or(tuple(bits)))}}))
+
+
 def test_a_call_that_does_not_exist() -> None:
     with pytest.raises(CompileError, match="x86_64 has no system call 400"):
         compile_policy(Policy({X86_64: {400: Entry(Always(True))}}))

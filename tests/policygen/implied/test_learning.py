@@ -244,3 +244,9 @@ def test_a_policy_without_the_set_stays_without() -> None:
 def test_a_policy_that_lets_calls_run_by_default_has_nothing_to_add() -> None:
     existing = parse("default log\nimplied 1\n")
     assert learn("execve 0 0 0", "umask 0", existing=existing).document is existing
+
+
+def test_calls_that_the_tables_lack_are_not_implied() -> None:
+    found = observe("5000 1", "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC")
+    strange = found[-1]._replace(arch=1)
+    assert unimplied((*found, strange), parse("implied 1\n").policy) == (*found, strange)

@@ -1,4 +1,4 @@
-"""Which known calls stop in a warm run of a policy that confines files and ports."""
+"""Which known calls stop in a warm run, of a policy that confines files, ports and signals, and where the tracer must act."""
 
 from __future__ import annotations
 
@@ -39,6 +39,31 @@ def test_what_stops(lines: str, name: str, arguments: tuple[int, ...], stops: bo
     answer = bpf.run(program, Event(Arch.X86_64.audit, number, (a, b, c, d, e, f)))
     assert (answer in (RECORD, WATCH)) == stops
     assert (answer == WATCH) == (stops and (lines == "tcp bind: none\n" or "scope" in lines))
+
+
+KILLS = ("kill", "tkill", "tgkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "arguments", "watched"),
+    [
+        ("", "clone", (0x11, 0x800000), False),
+        ("", "clone", (0x800000,), True),  # CLONE_UNTRACED
+        ("", "clone3", (), True),
+        ("", "prctl", (22,), True),  # PR_SET_SECCOMP
+        ("", "prctl", (21,), True),  # PR_GET_SECCOMP
+        ("", "prctl", (20, 21, 22), False),
+        ("", "ptrace", (), True),
+        ("", "seccomp", (), True),
+        *(("scope none\n", name, (), False) for name in KILLS),
+        *((lines, name, (), True) for name in KILLS for lines in ("", "scope signals\n")),
+        ("scope abstract sockets\n", "kill", (), False),
+    ],
+)
+def test_where_the_tracer_acts_known_calls_stop(lines: str, name: str, arguments: tuple[int, ...], watched: bool) -> None:
+    policy = parse(f"{lines}{name}: allow\n").policy
+    event = Event(Arch.X86_64.audit, table(Arch.X86_64).by_name[name].number, (*arguments, 0, 0, 0, 0, 0, 0)[:6])
+    assert (bpf.run(recording_filter(policy, RECORD, WATCH), event) in (RECORD, WATCH)) is watched
 
 
 def test_what_the_policy_does_not_allow_is_recorded() -> None:

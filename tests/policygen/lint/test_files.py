@@ -207,6 +207,40 @@ def test_a_difference_is_told_with_its_risk():
     assert [one.rule for one in judgement.headlines] == ["start-up-file", "path-more"]
 
 
+SAID = (
+    # old lines, new lines, the id, the subject, what the change lets the program do
+    ("path ./a: read", "path ./a: read, write", "path-more", "path ./a: + write", "may also write there"),
+    ("path ./a: read, write", "path ./a: read", "path-less", "path ./a: - write", "may no longer write there"),
+    ("path ./a: read", "path ./a: write", "path-more", "path ./a: + write - read",
+     "may also write there and may no longer read there"),
+    ("path ./a: read", "path ./a: read, create, remove", "path-more", "path ./a: + create, remove",
+     "may also create, remove there"),
+    ("path ./a: any", "path ./a: none", "path-less", "path ./a: - any", "may no longer do anything there"),
+    ("tcp connect: 80", "tcp connect: 80, 443", "tcp-more", "tcp connect: + 443", "may connect to more ports"),
+    ("tcp connect: 80, 443", "tcp connect: 80", "tcp-less", "tcp connect: - 443", "may connect to fewer ports"),
+    ("tcp connect: 80", "tcp connect: 443", "tcp-more", "tcp connect: + 443 - 80",
+     "may connect to other ports"),
+    ("tcp bind: 80", "tcp bind: 80, 443", "tcp-more", "tcp bind: + 443", "may serve on more ports"),
+    ("udp send: 53", "udp send: 53, 123", "udp-more", "udp send: + 123", "may send to more UDP ports"),
+    ("udp send: 53, 123", "udp send: 53", "udp-less", "udp send: - 123", "may send to fewer UDP ports"),
+    ("tcp connect 10.0.0.1: 80", "tcp connect 10.0.0.1: 80-81", "tcp-more", "tcp connect 10.0.0.1: + 81",
+     "may connect to more ports there"),
+    ("udp send 10.0.0.1: 53, 80", "udp send 10.0.0.1: 53", "udp-less", "udp send 10.0.0.1: - 80",
+     "may send to fewer UDP ports there"),
+    ("unix connect @a", "unix connect @a\nunix connect @b", "unix-more", "+ unix connect @b", "may also connect to it"),
+    ("unix connect @a\nunix connect @b", "unix connect @a", "unix-less", "- unix connect @b", "may no longer connect to it"),
+    ("unix connect: any", "unix connect @a", "unix-less", "unix connect: - any", "may no longer connect to every unix socket"),
+    ("dns query a.org", "dns query a.org\ndns query b.org", "dns-more", "+ dns query b.org", "may also look it up"),
+    ("dns query: any", "dns query a.org", "dns-less", "dns query: - any", "may no longer look every name up"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "rule", "subject", "says"), SAID, ids=[row[3] for row in SAID])
+def test_what_a_change_lets_the_program_do(old, new, rule, subject, says):
+    found = {row.subject: (row.level, row.rule, row.says) for row in judged(parse(old).policy, parse(new).policy)}
+    assert found == {subject: ("note", rule, f"it {says}")}
+
+
 def test_a_risk_of_a_line_below_is_told_of_the_line_that_brings_it():
     old, new = parse("path ./a: read, write"), parse("path .: execute\npath ./a: read, write\npath ./b: read")
     told = {(one.name, one.rule) for one in judged(old.policy, new.policy)}

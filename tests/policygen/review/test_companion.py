@@ -49,6 +49,34 @@ def test_an_observation_is_read_back(call: str) -> None:
     assert back == seen
 
 
+LINES = (
+    "x86_64 openat(flags=O_RDONLY|O_CLOEXEC)",
+    "x86_64 openat(flags=O_WRONLY|O_CREAT|O_TRUNC, mode=0)",
+    "x86_64 mknod(mode=S_IFCHR|S_ISUID, dev=5)",
+    "x86_64 kill(sig=SIGTERM)",
+    "x86_64 setpriority(which=PRIO_PROCESS, who=0)",
+    "x86_64 setpriority(which=PRIO_PROCESS, who=-1)",
+    "x86_64 clock_gettime(which_clock=CLOCK_MONOTONIC)",
+    "x86_64 fcntl(cmd=F_SETFL, arg=O_RDONLY|O_NONBLOCK)",
+    "x86_64 ioctl(cmd=TIOCSTI)",
+    "x86_64 prctl(option=PR_SET_NAME)",
+    "x86_64 mmap(prot=PROT_READ|PROT_EXEC, flags=MAP_PRIVATE)",
+    "x86_64 clone(clone_flags=SIGCHLD|CLONE_CHILD_SETTID)",
+    "x86_64 getppid()",
+    "i386 open(flags=O_RDONLY)",
+)
+
+
+@pytest.mark.parametrize(("call", "line"), zip(CALLS, LINES, strict=True))
+def test_the_text_of_a_companion(call: str, line: str) -> None:
+    """Values that vary from run to run, and those that no policy compares, are not in it."""
+    assert text(observed(call), "app.policy").splitlines() == [
+        "# What the calls of app.policy were seen to do: for people, never a rule.  `learn` keeps it up to date.",
+        "callfence evidence 1",
+        f'{line} by "/usr/bin/app": at="libc.so.6/name"',
+    ]
+
+
 @given(st.lists(st.sampled_from(CALLS)), st.randoms())
 def test_lines_may_come_in_any_order_and_twice(calls: list[str], random: object) -> None:
     """As git's union of two files leaves them."""

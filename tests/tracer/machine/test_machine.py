@@ -33,6 +33,14 @@ def test_this_machine_is_one_of_them() -> None:
     assert os.uname().machine in machine.UNKNOWN
 
 
+@pytest.mark.parametrize("name", MACHINES)
+def test_results_are_signed(name: str) -> None:
+    for convention, bits in zip(MACHINES[name].conventions, (64, 32), strict=True):
+        top = 1 << bits - 1
+        values = {0: 0, 7: 7, top - 1: top - 1, top: -top, 2 * top - 14: -14, 2 * top - 1: -1, 2 * top: 0, 2 * top + 7: 7}
+        assert {value: convention.signed(value) for value in values} == values
+
+
 NAMES = {"x86_64": "X86", "i686": "X86", "aarch64": "Arm", "armv8l": "Arm", "riscv64": "X86"}
 """What uname(2) may say of a machine -> its class."""
 ELSEWHERE = """

@@ -75,6 +75,34 @@ def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
     assert signals.sent == [(signal.SIGHUP, False)]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTSTP, signal.SIGTTOU])
+def test_this_process_stops_by_the_program_s_signal_which_waits_again_after_it(signum, monkeypatch):
+    """Else the next one would stop this process before the program."""
+    killed = []
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: killed.append((thread, number, waits())))
+    monkeypatch.setattr(os, "kill", lambda *words: killed.append(words))
+
+    def waits():
+        return signum in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    signals = Signals()
+    signals.stopped = lambda: signum
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+    try:
+        signals.stop_with_program()
+        assert not killed, "nothing asks this process to stop"
+        signals._take(signal.SIGTSTP, FROM_KERNEL, 0)
+        assert killed == [(threading.get_ident(), signum, False)]
+        assert waits()
+        signals.stop_with_program()
+        assert len(killed) == 1
+        signals.stopped = lambda: signal.SIGSTOP
+        signals._take(signal.SIGTSTP, FROM_KERNEL, 0)
+        assert killed[1:] == [(os.getpid(), signal.SIGSTOP)]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_what_cannot_be_taken_is_not():
     assert not TAKEN & {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33}
     assert {signal.SIGABRT, signal.SIGTRAP, signal.SIGRTMAX} <= TAKEN

@@ -91,6 +91,31 @@ def test_a_rule_without_comparisons_takes_precedence_and_the_first_of_several_co
         assert bpf.run(compiled(profiles.read(profile(*rules), "p"), [Arch.X86_64]), event) == bpf.ret(action)
 
 
+KILLED = {"action": "SCMP_ACT_KILL_PROCESS"}
+
+
+def of_dup2(action: dict[str, str], *values: int) -> dict[str, Any]:
+    """A rule about dup2 whose first arguments have these values."""
+    return {"names": ["dup2"], **action, "args": [{"index": i, "op": EQUAL, "value": value} for i, value in enumerate(values)]}
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_said"),
+    [
+        ((of_dup2(ALLOWED, 1), of_dup2(KILLED, 1, 2)), True),
+        ((of_dup2(KILLED, 1, 2), of_dup2(ALLOWED, 1), of_dup2(ALLOWED, 9)), True),
+        ((of_dup2(ALLOWED, 1), of_dup2(KILLED, 2)), False),
+        ((of_dup2(ALLOWED, 1), of_dup2(ALLOWED, 1, 2)), False),
+        ((of_dup2(ALLOWED, 1), of_dup2(KILLED)), False),
+        ((of_dup2(ALLOWED), of_dup2(KILLED, 1)), False),
+        ((of_dup2(ALLOWED, 1), of_dup2({"action": "SCMP_ACT_ERRNO"}, 1)), False),
+    ],
+)
+def test_rules_with_different_actions_that_hold_at_once(rules: tuple[dict[str, Any], ...], is_said: bool) -> None:
+    said = [loss for loss in read(profile(*rules)).losses if "hold at once" in loss.what]
+    assert [(loss.direction, loss.calls) for loss in said] == [(Direction.OTHER, ("dup2",))] * is_said
+
+
 # Which rules are meant
 
 

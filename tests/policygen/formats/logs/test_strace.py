@@ -82,6 +82,20 @@ NAMES = (
 HEADERS = ("fcntl", "futex", "ipc", "ioprio", "keyctl", "mman", "memfd", "shm", "mount", "stat")
 
 
+NESTED = ("0<<{}", "makedev({}, 1)", "makedev(1, {})", "IOPRIO_PRIO_VALUE({}, 1)", "IOPRIO_PRIO_VALUE(1, {})",
+          "_IOC(_IOC_NONE, {}, 1, 1)", "_IOC(_IOC_NONE, 1, {}, 1)", "_IOC(_IOC_NONE, 1, 1, {})")  # fmt: skip
+
+
+@pytest.mark.parametrize("form", NESTED)
+def test_terms_within_terms_are_read_to_a_depth(form: str) -> None:
+    def nested(depth: int) -> str:
+        return form.format(nested(depth - 1)) if depth else "0"
+
+    assert value(nested(7), Arch.X86_64) is not None
+    with pytest.raises(UnnamedError):
+        value(nested(8), Arch.X86_64)
+
+
 def test_names_that_our_tables_lack_are_those_of_the_headers(compile_c: Callable[..., Path], tmp_path: Path) -> None:
     lines = [f"#include <linux/{header}.h>" for header in HEADERS]
     lines += ["#include <stdio.h>", "#define SCHED_OTHER 0 /* sched.h */", "int main(void) {"]
@@ -125,6 +139,49 @@ def test_a_name_without_a_value_is_none() -> None:
 def test_registers(line: str, registers: tuple[int, ...], missing: set[int]) -> None:
     seen, unknown = event(parse(line), Arch.X86_64)
     assert (seen.arguments, unknown) == (registers, missing)
+
+
+@pytest.mark.parametrize(
+    ("arch", "line", "registers"),
+    [
+        (Arch.X86_64, "futex(1, FUTEX_WAIT, 3, 4, 5, 6)", (1, 0, 3, 4, 5, 6)),
+        (Arch.X86_64, "futex(1, FUTEX_WAIT, 3, 4, 5)", (1, 0, 3, 4, None, None)),
+        (Arch.X86_64, "preadv(1, 2, 3, 4)", (1, 2, 3, None, None, None)),
+        (Arch.X86_64, "pwritev(1, 2, 3, 4)", (1, 2, 3, None, None, None)),
+        (Arch.X86_64, "preadv2(1, 2, 3, 4, 5)", (1, 2, 3, None, None, 5)),
+        (Arch.X86_64, "pwritev2(1, 2, 3, 4, 5)", (1, 2, 3, None, None, 5)),
+        (Arch.X86_64, "pread64(1, 2, 3, 4)", (1, 2, 3, 4, None, None)),
+        (Arch.X86_64, "fallocate(1, 2, 3, 4)", (1, 2, 3, 4, None, None)),
+        (Arch.I386, "pread64(1, 2, 3, 4)", (1, 2, 3, None, None, None)),
+        (Arch.I386, "pwrite64(1, 2, 3, 4)", (1, 2, 3, None, None, None)),
+        (Arch.I386, "fallocate(1, 2, 3, 4)", (1, 2, None, None, None, None)),
+        (Arch.I386, "truncate64(1, 2)", (1, None, None, None, None, None)),
+        (Arch.I386, "ftruncate64(1, 2)", (1, None, None, None, None, None)),
+        (Arch.I386, "readahead(1, 2, 3)", (1, None, None, None, None, None)),
+        (Arch.I386, "_llseek(1, 2, 3, 4)", (1, None, None, 3, 4, None)),
+        (Arch.I386, "mmap2(1, 2, 3, 4, 5, 4096)", (1, 2, 3, 4, 5, None)),
+        (Arch.ARM, "fadvise64_64(1, 2, 3, 4)", (1, 4, None, None, None, None)),
+        (Arch.ARM, "sync_file_range2(1, 2, 3, 4)", (1, 2, None, None, None, None)),
+    ],
+)
+def test_printed_arguments_are_placed(arch: Arch, line: str, registers: tuple[int | None, ...]) -> None:
+    """None: a register whose value is not printed."""
+    seen, unknown = event(parse(f"{line} = 0"), arch)
+    assert tuple(None if index in unknown else value for index, value in enumerate(seen.arguments)) == registers
+
+
+@pytest.mark.parametrize(
+    ("line", "argument"),
+    [
+        ("fanotify_mark(1, 2, 3, 4, 5)", "mask_low"),
+        ("fadvise64(1, 2, 3, 4)", "advice"),
+        ("fadvise64_64(1, 2, 3, 4)", "advice"),
+        ("sync_file_range(1, 2, 3, 4)", "flags"),
+    ],
+)
+def test_arguments_after_those_of_64_bits_are_not_guessed(line: str, argument: str) -> None:
+    with pytest.raises(UnreadableError, match=f": {argument}: its value is not printed"):
+        event(parse(f"{line} = 0"), Arch.I386)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +279,16 @@ def test_children_have_their_parents_executable_until_they_execute() -> None:
         "clone": "/bin/app", "getpid": "/bin/app", "execve": "/bin/app", "getppid": "/bin/café", "wait4": "/bin/app",
     }  # fmt: skip
     assert log.runs[0].executed == (("", "/bin/app"), ("/bin/app", "/bin/café"))
+
+
+@pytest.mark.parametrize("name", ["clone", "fork", "vfork", "clone3"])
+def test_what_a_fork_returns_is_a_process_of_the_same_executable(name: str) -> None:
+    log = read(f"7 {name}() = 8", "8 getppid() = 7", "7 getpid() = 9", "9 gettid() = 9", f"8 {name}() = -1", "10 getuid() = 0")
+    names = table(Arch.X86_64).by_number
+    found = {names[one.number].name: one.executable for one in log.observations}
+    assert {name: found[name] for name in ("getppid", "gettid", "getuid")} == {
+        "getppid": "/bin/app", "gettid": "?", "getuid": "?",
+    }  # fmt: skip
 
 
 def test_executables_are_not_guessed() -> None:
