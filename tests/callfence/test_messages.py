@@ -21,6 +21,16 @@ POLICIES = {
     "partly": "read: fd == 1\nwrite: allow\n",
     "other": "read: allow\nwrite: fd == 1\n",
     "open": "open: allow\nread: allow\n",
+    "before": "read: fd == 1\nwrite: allow\nsync: allow\n",
+    "after": "read: allow\nwrite: fd == 1\nconnect: allow\n",
+    "plain": "read: allow\n",
+    "settings": "default errno EPERM\nimplied 1\nread: allow\n",
+    "etc": "path /etc: read\nread: allow\n",
+    "cron": "path /etc: read, write\ntcp connect: 443\nread: allow\n",
+    "sockets": "socket: allow\nconnect: allow\n",
+    "shell": "socket: allow\nconnect: allow\ndup2: allow\nexecve: allow\n",
+    "one": "read: fd == 1\n",
+    "two": "read: fd == 1 || fd == 2\nkill: sig == 0\n",
     "risky": "read: allow\nptrace: allow\nsetns: allow  # why: it must\n",
 }
 PTRACE = """\
@@ -44,6 +54,11 @@ risky.policy:4: danger: setns: it moves into the namespaces of other processes [
 UNRECORDED = (
     "callfence why: no calls can be shown, because there is neither .callfence/deny.rec nor deny.evidence: learn writes both\n"
 )
+SHELL = """\
+danger: dup2 and execve, with connect and socket: it gives a shell to others over the network, by a connection of its own \
+[reverse-shell]
+  why     an attacker who takes the program over gets a shell on the machine, past most firewalls: the connection goes out
+  safer   start programs from a separate process without sockets, or connect before the policy holds"""
 ANSWERS: dict[str, tuple[int, str, str]] = {
     "allow deny.policy 'read: allow'": (
         1, "", "deny.policy denies read explicitly: read: deny\n  the policy is unchanged; --force allows the call anyway\n",
@@ -121,6 +136,118 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
     "review -": (
         2, "", "callfence review: POLICY cannot be standard input, because the review changes the file: name a file\n",
     ),
+    "review --no-terminal --against before.policy after.policy": (
+        1,
+        """
+(1 of 2)
+note: connect: it newly connects to addresses [connect]
+  why     no filter sees which addresses: services of this machine and of its network are among them
+  safer   hand it connected sockets, or confine addresses by a firewall or a network namespace
+  + connect: allow
+  allows  connect(fd=0, uservaddr=NULL, addrlen=0)
+  seen    in no recorded run
+
+(2 of 2)
+  - read: fd == 1
+  + read: allow
+  new     fd != 1
+  allows  read(fd=0, buf=NULL, count=0)
+  seen    in no recorded run
+
+after.policy: 2 undecided
+""",
+        "",
+    ),
+    "review --accept-all --against before.policy after.policy": (
+        0,
+        "after.policy: 2 accepted\ncommit after.policy: until then, the next review asks about the accepted changes again\n",
+        "",
+    ),
+    "review --reject-all --against before.policy after.policy": (
+        0,
+        "after.policy: 2 rejected\n  - connect: allow\n"
+        "      allow -> kill, for example connect(fd=0, uservaddr=NULL, addrlen=0)\n"
+        "- no longer allowed, and granted nothing beyond the rest (1 call): read\n",
+        "",
+    ),
+    "review --no-terminal --against plain.policy settings.policy": (
+        1,
+        """
+(1 of 2)
+warning: default kill -> errno EPERM: calls that no entry names fail, and the program goes on [setting-default]
+  - default kill
+  + default errno EPERM
+  errno EPERM write(fd=0, buf=NULL, count=0)
+
+(2 of 2)
+note: implied none -> 1: calls that grant nothing beyond its entries are allowed without an entry [setting-implied]
+  - implied none
+  + implied 1
+  allows  alarm(seconds=0)
+  allows  arch_prctl(option=ARCH_SET_FS, arg2=0)
+  allows  brk(brk=0)
+  and 124 more kinds of calls
+
+settings.policy: 2 undecided
+""",
+        "",
+    ),
+    "review --no-terminal --against etc.policy cron.policy": (
+        1,
+        """
+(1 of 1)
+danger: path /etc: + write: it can have the system execute programs [scheduled]
+  why     cron, at, systemd, udev and package managers execute them without a policy
+  safer   write the program's own folder only
+  - path /etc: read
+  + path /etc: read, write
+
+cron.policy: 1 undecided
+""",
+        "",
+    ),
+    "review --no-terminal --against sockets.policy shell.policy": (
+        1,
+        f"""
+(1 of 2)
+{SHELL}
+warning: execve: it newly starts other programs [execute]
+  why     any program on the machine can then be started, a shell too, all under this policy
+  safer   start what must be started from a separate process, with its own policy
+  + execve: allow
+  allows  execve(filename=NULL, argv=NULL, envp=NULL)
+  seen    in no recorded run
+
+(2 of 2)
+{SHELL}
+  + dup2: allow
+  allows  dup2(oldfd=0, newfd=0)
+  seen    in no recorded run
+
+shell.policy: 2 undecided
+""",
+        "",
+    ),
+    "review --no-terminal --against one.policy two.policy": (
+        1,
+        """
+(1 of 2)
+warning: kill: it newly sends signals to any process of its user [signals-to-others]
+  why     other programs of the user can be ended or stopped
+  safer   `scope signals`, if it signals only what it starts; or require pid == 0, its own process group
+  + kill: sig == 0
+  allows  kill(pid=0, sig=0)
+  seen    in no recorded run
+
+(2 of 2)
+  + read: fd == 2
+  allows  read(fd=2, buf=NULL, count=0)
+  seen    in no recorded run
+
+two.policy: 2 undecided
+""",
+        "",
+    ),
     "show --implied deny.policy": (0, "# deny.policy: the policy has no `implied` line that adds entries\n", ""),
     "verify deny.policy": (
         0, "proved: the filter (15 instructions; 15 with reports) is equivalent to the policy, for every call\n", "",
@@ -188,7 +315,7 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
 def test_the_answer(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in POLICIES.items():
-        settings = [row for row in text.splitlines() if row.startswith(("table", "portable", "implied"))]
+        settings = [row for row in text.splitlines() if row.startswith(("table", "portable", "implied", "default"))]
         rows = [row for row in text.splitlines() if row not in settings]
         Path(f"{name}.policy").write_text("\n".join((*settings, "arch x86_64", *rows, "")))
     command, *words = shlex.split(line)
