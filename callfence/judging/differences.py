@@ -245,7 +245,7 @@ def _head(judgement: Judgement) -> Iterator[str]:
             row, names, reason = entry
             yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
     if len(rows) > MANY_RISKS:
-        yield f"... and {len(rows) - MANY_RISKS} more risks"
+        yield f"... and {plural(len(rows) - MANY_RISKS, 'more risk')}"
     more = any(ranked.difference.change is Change.MORE for ranked in judgement.differences)
     if more and not rows and not judgement.headlines:
         yield "NEW allows no known risk that OLD denies"

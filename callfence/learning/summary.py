@@ -200,7 +200,6 @@ def left_open(learned: Learned) -> list[str]:
     open_ += [f"may {verbs[use]} any TCP port" for use in TCP if use in free or getattr(files, use) == ANY_PORT]
     if by_host(files):
         open_ += ["may send to any UDP port"] * ("send" in free or files.send == ANY_PORT)
-        open_ += ["may connect to any unix socket"] * ("unix" in free)
         open_ += ["may look up any name"] * ("query" in free or ANY in (files.query or ()))
     executed = {path for pair in learned.run.executed for path in pair if path}
     named = filter(os.path.isfile, learned.run.command)

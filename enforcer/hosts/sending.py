@@ -13,7 +13,7 @@ from callfence.enforcer.hosts.addresses import AF_NETLINK, peer_of
 from callfence.enforcer.hosts.identity import acting, credentials
 from callfence.enforcer.hosts.making import EAGAIN, INT, Making, address_at, check, tried, write
 from callfence.enforcer.hosts.sockets import MSG_DONTWAIT, MSG_NOSIGNAL
-from callfence.enforcer.hosts.targets import DeniedError, Target, Targets
+from callfence.enforcer.hosts.targets import Target, Targets
 from callfence.enforcer.hub import WRITABLE
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.proc import owner
@@ -111,7 +111,6 @@ class Sending:
             check(request)
             if any((level, kind) in _SOURCE_ROUTES for level, kind, _ in control):
                 self._targets.deny_wholly(request, "its control data leads it over other hosts")
-                raise DeniedError(errno.EPERM)
             sending.target = self._send_target(request, socket, address)
             return self._send(sending, content)
         finally:

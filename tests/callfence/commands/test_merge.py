@@ -38,7 +38,13 @@ def repository(tmp_path: Path) -> Path:
     """A git repository with the driver set up, and the base committed as p.policy."""
     git(tmp_path, "init", "-q", "-b", "main")
     done = callfence(tmp_path, "git-setup")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-4:] == [
+        ".gitattributes: *.policy diff=callfence merge=callfence",
+        ".gitattributes: *.evidence merge=union linguist-generated",
+        ".gitattributes: **/.callfence/*.rec -diff merge=callfence linguist-generated",
+        "commit .gitattributes; done",
+    ]
     (tmp_path / "p.policy").write_text(parse(BASE).text())
     commit(tmp_path)
     return tmp_path
@@ -197,7 +203,8 @@ def test_git_shows_what_is_new(repository: Path) -> None:
 def test_setting_up_again_changes_nothing(repository: Path) -> None:
     files = [repository / ".gitattributes", repository / ".git" / "config"]
     before = [file.read_bytes() for file in files]
-    assert callfence(repository, "git-setup").returncode == 0
+    done = callfence(repository, "git-setup")
+    assert (done.returncode, done.stdout.splitlines()[-1], ".gitattributes" in done.stdout) == (0, "done", False)
     assert [file.read_bytes() for file in files] == before
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from callfence.diagnosing import masking, report
+from callfence.tracer.errors import UserError
 
 TOKEN = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
 POLICY = f"""callfence 1
@@ -104,6 +105,13 @@ def test_another_file_is_not_attached(tmp_path: Path, text: str) -> None:
     done = run(tmp_path, "--report", "--attach", "it")
     assert (done.returncode, done.stdout) == (2, "")
     assert "is neither a policy nor a log of enforce, so it is not attached" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["root:x:0\n", '{"password": "x"}\n', '{"event": 1}\n{"event": 2\n', '{"event": 1}\n1\n'])
+def test_what_is_neither_a_policy_nor_a_log_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "it").write_text(text)
+    with pytest.raises(UserError, match="is neither a policy nor a log of enforce, so it is not attached"):
+        report.report([], [str(tmp_path / "it")], masks=False)
 
 
 def test_a_long_file_is_cut_and_counted(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from lakes import X86_64, event, observation, recording
 from needed import needs, needs_root
 
+from callfence.lake import parquet
 from callfence.lake.command import main
 from callfence.policygen.recording import many, recording_file
 from callfence.policygen.recording.model import Recording
@@ -374,3 +375,39 @@ def test_a_record_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.Ca
     _, out, _ = run(capsys, "ask", "--now", NOW, tmp_path / "lake", "log")
     assert out.isascii()
     assert json.loads(out) == record
+
+
+def test_what_people_read(lake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "app.policy"
+    policy.write_text("arch x86_64\nread: allow\n")
+    (tmp_path / "none").mkdir()
+    parquet.create(tmp_path / "empty")
+    of_new = (
+        "policy  rule          executable  version  hosts  runs  first\n"
+        "app     mkdir: allow  /app        2            1     2  2026-10-31T00:53:20Z\n"
+    )
+    of_denied = (
+        "policy  line          hosts  host  verdict  risk     times  first                 last\n"
+        "app     mkdir: allow      1  web2  audited  warning      3  2026-11-29T12:00:00Z  2026-11-29T12:00:00Z\n"
+    )
+    for place, words, answer in (
+        ("lake", ("new", "--since", "2"), (0, of_new, "")),
+        ("lake", ("new", "--since", "3"), (0, "", "nothing")),
+        ("lake", ("denied", "--days", "1"), (0, of_denied, "")),
+        ("lake", ("denied", "--days", "100000"), (0, of_denied, "")),
+        ("lake", ("denied", "--days", "0"), (0, "", "nothing")),
+        ("lake", ("denied", "--days", "-1"), (2, "", "--days -1.0: expected a number from 0 to 100,000")),
+        ("lake", ("denied", "--days", "100001"), (2, "", "--days 100001.0: expected a number from 0 to 100,000")),
+        ("lake", ("safe", "--chance", "1.1"), (2, "", "--chance 1.1: expected a number from 0 to 1")),
+        ("lake", ("safe", "--chance", "-0.1"), (2, "", "--chance -0.1: expected a number from 0 to 1")),
+        ("lake", ("used", policy, "--policy", "b"), (2, "", f"{lake} has no recording of b: --policy NAME is its name there")),
+        ("empty", ("contents",), (2, "", f"{tmp_path}/empty is empty: `callfence lake add {tmp_path}/empty FILE ...`")),
+        (
+            "none", ("contents",),
+            (2, "", f"{tmp_path}/none is not a lake: `callfence lake add {tmp_path}/none FILE ...` makes one"),
+        ),
+    ):  # fmt: skip
+        status, out, err = run(capsys, "ask", "--now", NOW, tmp_path / place, *words)
+        assert (status, out, err.removeprefix("callfence lake: ").removesuffix("\n")) == answer
+    folded = run(capsys, "fold", "--version", "7", "-o", tmp_path / "x.rec", lake)
+    assert folded == (2, "", f"callfence lake: {lake} has no recording of these\n")

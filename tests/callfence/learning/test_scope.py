@@ -81,6 +81,15 @@ def test_a_run_that_signals_others_adds_the_line(commands: Commands, tmp_path: P
     assert "\nscope none " in (tmp_path / "it.policy").read_text()
 
 
+def test_a_quiet_run_adds_the_line(commands: Commands, tmp_path: Path) -> None:
+    """Where nothing is new, it reads no policy."""
+    for code, has_line in ((f"import sys\n{SELF}", False), (f"{SELF}; sys.argv[1:] and os.kill(os.getppid(), 0)", True)):
+        (tmp_path / "it.py").write_text(IMPORTS + code)
+        for words in ([], ["others"][: int(has_line)]):
+            commands.learn(tmp_path / "it.policy", [sys.executable, "it.py", *words], tmp_path, "-q")
+        assert ("\nscope none " in (tmp_path / "it.policy").read_text()) == has_line
+
+
 def test_a_line_that_a_person_wrote_stays(commands: Commands, tmp_path: Path) -> None:
     learn(commands, tmp_path, SELF)
     policy = tmp_path / "it.policy"

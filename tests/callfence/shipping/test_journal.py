@@ -114,6 +114,31 @@ def test_a_journalctl_that_ends_is_started_again(played: Place) -> None:
     assert played.stop(process) == 0
 
 
+@pytest.mark.parametrize(
+    ("is_once", "status", "said"),
+    [
+        (True, 0, ""),
+        (True, 3, "callfence ship: journalctl ended with status 3: the rest of the journal is not read\n"),
+        (False, 0, "callfence ship: journalctl ended with status 0: it is started again in 5 s\n"),
+    ],
+)
+def test_what_is_said_when_journalctl_ends(
+    is_once: bool, status: int, said: str, played: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (played.folder / "journalctl").write_text(f"#!/bin/sh\ncat entries; exit {status}\n")
+    monkeypatch.chdir(played.folder)
+    journal = Journal(is_once=is_once)
+    printed = []
+
+    def has_ended() -> bool:
+        assert journal.read() == []
+        printed.append(capsys.readouterr().err)
+        return is_once or any(printed)  # without --follow, reading waits for the end
+
+    wait_until(has_ended)
+    assert "".join(printed) == said
+
+
 def test_without_journalctl(place: Place) -> None:
     environment = os.environ | {"PATH": "/nowhere"}
     done = place.once("--prometheus", "callfence.prom", "--journal", env=environment)

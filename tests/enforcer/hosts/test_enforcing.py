@@ -169,6 +169,27 @@ def test_the_policy_answers_what_it_denies(call: str, work: str, network: Networ
     assert ran.stdout == b"ENOMSG\n" and f"denied {call}(" in ran.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    ("flags", "answers"), [((), ["1", "EACCES", "1", "EACCES", "EACCES"]), (("--audit",), ["1", "1", "1", "EINVAL", "EINVAL"])]
+)
+def test_no_message_is_led_over_other_hosts(flags: tuple[str, ...], answers: list[str], network: Network) -> None:
+    """By control data that makes a source route: IP_RETOPTS, IPV6_RTHDR and its older form.  Under --audit it only is reported:
+    the kernel does not know these routes."""
+    script = (
+        "import errno, socket\n"
+        "of4 = [(0, 1, bytes(4)), (0, 7, bytes((1, 1, 1, 0)))]\n"
+        "of6 = [(41, 67, bytes(4)), (41, 57, bytes(24)), (41, 5, bytes(24))]\n"
+        "for family, host, data in ((2, '192.0.2.4', of4), (10, '::1', of6)):\n"
+        "    for each in data:\n"
+        "        try: print(socket.socket(family, 2).sendmsg([b'x'], [each], 0, (host, 9000)))\n"
+        "        except OSError as error: print(errno.errorcode[error.errno])\n"
+    )
+    ran = network.enforced(["udp send 192.0.2.4: 9000", "udp send ::1: 9000"], sys.executable, "-c", script, flags=flags)
+    assert ran.stdout.split() == answers, ran.stderr
+    assert {*ran.ungranted} == {"its control data leads it over other hosts"}
+    assert "fails with" not in ran.stderr
+
+
 def test_what_lines_refuse_is_refused_in_each_phase_and_reported_where_it_is_denied(network: Network) -> None:
     script = (
         "import errno, os, socket, time\n"

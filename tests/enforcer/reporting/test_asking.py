@@ -529,7 +529,7 @@ def until(screen: Terminal, pattern: str) -> str:
 
 def letters(shown: str) -> str:
     """The letters that a yes takes."""
-    return re.findall(r"a yes    takes (\w+)", shown)[-1]
+    return re.findall(r"a yes    takes (\w{3}) after it", shown)[-1]
 
 
 def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, terminal: Callable[..., Terminal]) -> None:
