@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from callfence.policygen.formats import Exported, FormatOptions, Imported, ImportFormatError, Loss
 from callfence.policygen.formats.containers.files import export_oci, export_spo, read_oci, read_spo
+from callfence.policygen.formats.containers.profile import without_doubles
 from callfence.policygen.formats.effect import machines
 from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.text import printable
@@ -167,7 +168,7 @@ def _members(data: bytes, filename: str) -> dict[str, bytes]:
 
 def _parsed(data: bytes, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=without_doubles)
     except (ValueError, RecursionError) as error:
         raise ImportFormatError(f"{what}: is missing, or is not JSON: {error}") from error
     if not isinstance(value, dict):
