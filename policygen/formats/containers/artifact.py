@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -149,13 +150,17 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
 
 def _members(data: bytes, filename: str) -> dict[str, bytes]:
     """Return the regular files of an archive, by name.  Raises ImportFormatError."""
-    members = {}
+    members, names = {}, set()
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for entry in archive:
+                name = posixpath.normpath(f"/{entry.name}").lstrip("/")
+                if name in names and not entry.isdir():  # what unpacks it has the last one, which may be a link
+                    raise ImportFormatError(f"{filename}: has {printable(name)} twice")
+                names.add(name)
                 # A sparse one may have any size without being in the archive.
                 if entry.isfile() and not entry.issparse() and (file := archive.extractfile(entry)):
-                    members[entry.name.removeprefix("./")] = file.read()
+                    members[name] = file.read()
                 if len(members) > _MAX_MEMBERS:
                     raise ImportFormatError(f"{filename}: has more than {_MAX_MEMBERS} files")
     except (ImportFormatError, MemoryError):
