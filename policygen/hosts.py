@@ -29,6 +29,9 @@ MAX_ABSTRACT = 107
 """The most bytes of an abstract socket's name (unix(7)), without the NUL at its beginning."""
 _CHANGED = frozenset("ßς\u200c\u200d")
 """Characters for which Python's codec (RFC 3490) gives another name than the one that programs look up (RFC 5891)."""
+_GATEWAYS = (("::/96", 96), ("::ffff:0:0:0/96", 96), ("64:ff9b::/96", 96), ("64:ff9b:1::/48", 96), ("2002::/16", 16))
+"""IPv6 networks whose addresses gateways take for an IPv4 address, and the bit at which that begins
+(enforcer/hosts/rules.py, _INNER)."""
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _ADDRESS = r"[0-9.]+(?:/.*)?|\[?[0-9a-f.]*:.*"
 
@@ -110,6 +113,18 @@ def network(host: str) -> Network:
     from ipaddress import ip_network
 
     return ip_network(host)
+
+
+def carried(host: str) -> Iterator[str]:
+    """Yield the IPv4 addresses and networks for which gateways take what a canonical address or network of IPv6 has."""
+    own = network(host)
+    for start, bit in _GATEWAYS if own.version == 6 else ():
+        gateway = network(start)
+        if own.overlaps(gateway):
+            inner = max(own, gateway, key=lambda each: each.prefixlen)
+            length = min(max(inner.prefixlen - bit, 0), 32)
+            first = int(inner.network_address) >> 96 - bit & 0xFFFFFFFF
+            yield canonical(".".join(map(str, first.to_bytes(4, "big"))) + (f"/{length}" if length < 32 else ""))
 
 
 def containing(host: str) -> Iterator[str]:

@@ -24,6 +24,8 @@ _QUIET: Final = 600.0
 """Seconds for which a moved log is still read after its last line: another program may not have begun the new one."""
 _MOST_MOVED: Final = 16
 """The most moved logs that are read at a time."""
+_MOST_FOUND: Final = 100
+"""The most moved logs that are looked at, the newest: who may write to the folder may make any number."""
 _TICK: Final = 0.1
 """Seconds by which the time of a file may be behind the clock, at most: a kernel's tick is less."""
 _ROTATED: Final = re.compile(r"[.-]\d[\dT:_.-]*")
@@ -81,14 +83,14 @@ class LogFile:
         """Return the next lines: of the oldest file first."""
         self._follow()
         for file in [*self._files]:
-            if lines := [*file.read(self.name)]:
-                return lines
+            lines = [*file.read(self.name)]
             is_quiet = self._is_spool or time.monotonic() - file.changed >= _QUIET or len(self._files) > _MOST_MOVED
-            if file is not self._files[-1] and is_quiet:
+            if not lines and is_quiet and file is not self._files[-1]:
                 lines = [*file.rest(self.name)]
                 file.close()
                 self._files.remove(file)
-                return lines or self.read()
+            if lines:
+                return lines
         return []
 
     def position(self) -> dict[str, Any]:
@@ -131,24 +133,30 @@ class LogFile:
             if file not in self._files:
                 file.close()
 
-    def _candidates(self) -> Iterator[str]:
-        """Return the paths of the log and of what it was moved to."""
+    def _candidates(self) -> list[str]:
+        """Return the paths of the log and of what it was moved to, of that the newest."""
         folder, base = os.path.split(self.name)
+        found: list[tuple[bool, float, str]] = []
         with suppress(OSError):
-            for entry in sorted(os.listdir(folder or ".")):
-                path = os.path.join(folder, entry)
-                is_ours = entry == base or (entry.startswith(base) and _ROTATED.fullmatch(entry[len(base) :]))
-                if is_ours and stat.S_ISREG(os.stat(path).st_mode):
-                    yield path
+            for entry in os.listdir(folder or "."):
+                if entry == base or (entry.startswith(base) and _ROTATED.fullmatch(entry[len(base) :])):
+                    with suppress(OSError):  # a link that leads nowhere, or it was removed meanwhile
+                        status = os.stat(path := os.path.join(folder, entry))
+                        found += [(entry == base, status.st_mtime, path)] if stat.S_ISREG(status.st_mode) else []
+        return sorted(path for *_, path in sorted(found)[-_MOST_FOUND - 1 :])
 
     def _opened(self, path: str) -> int:
-        """Return a descriptor of a file; -1 for a moved one that cannot be opened.  Raises OSError."""
+        """Return a descriptor of a file; -1 for a moved one that cannot be opened, and for what is no file.  Raises OSError."""
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
             if path == self.name:
                 raise
             return -1
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)  # exchanged since it was looked at
+        return -1
 
 
 def _rotations(path: str) -> int:

@@ -132,19 +132,26 @@ def _at_host(host: str, ports: grants.Ports) -> list[Risk]:
     """Return the risks of a line that grants ports at a host."""
     containing = TREES["connect"].containing
     domain = host.removeprefix(hosts.BELOW)
-    special = _ANY_DOMAIN if domain != host and ("." not in domain or domain in suffixes()) else ""
-    if not is_name(host) and (own := hosts.network(host)).prefixlen < _LARGEST[own.version]:
-        special = _LARGE
+    special = {_ANY_DOMAIN} if domain != host and ("." not in domain or domain in suffixes()) else set()
+    reached = [host]
+    if not is_name(host):
+        reached += hosts.carried(host) if not _is_large(host) else ()
+        special = {_LARGE} if any(map(_is_large, reached)) else set()
     return [
         risk
         for risk, named in _of_hosts()
-        if special in risk.what
+        if special & {*risk.what}
         or any(
-            (place in containing(host) if below else host in containing(place))
+            any(place in containing(each) if below else each in containing(place) for each in reached)
             and (not port or any(first <= int(port) <= last for first, last in ports))
             for place, below, port in named
         )
     ]
+
+
+def _is_large(host: str) -> bool:
+    own = hosts.network(host)
+    return own.prefixlen < _LARGEST[own.version]
 
 
 def _of_query(name: str) -> list[Risk]:

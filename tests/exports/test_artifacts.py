@@ -184,6 +184,26 @@ def test_lists_within_lists_are_an_error() -> None:
         read_artifact(with_index(b'{"manifests":' + b"[" * 100_000), "it.tar", format_options())
 
 
+@pytest.mark.parametrize("name", ["index.json", "./index.json", "/index.json", "a/..//index.json"])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE])
+def test_an_index_that_another_entry_replaces(name: str, kind: bytes) -> None:
+    """What unpacks the archive has another index then."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, "other.json" if kind == tarfile.SYMTYPE else ""
+    data = archive("oci-artifact", ONE).rstrip(b"\0")
+    data += bytes(-len(data) % 512) + entry.tobuf() + bytes(1024)
+    with pytest.raises(ImportFormatError, match=r"it\.tar: has index\.json twice"):
+        read_artifact(data, "it.tar", format_options())
+
+
+@pytest.mark.parametrize("name", ["layers", "Layers", "layer\u017f"])
+def test_a_field_that_other_readers_take_elsewhere(name: str) -> None:
+    """Go's JSON, which runtimes read, takes the last of `layers` and `Layers`: it would be another profile."""
+    data = _with_layer(archive("oci-artifact", ONE), b'"layers":', f'"{name}":[],"layers":'.encode())
+    with pytest.raises(ImportFormatError, match=r"manifest: is missing, or is not JSON: the field 'layers' is given twice"):
+        read_artifact(data, "it.tar", format_options())
+
+
 @pytest.mark.parametrize("title", [b'"annotations":"a", "x":"x"', b'"annotations":{"a":"b"}'])
 def test_any_annotations(title: bytes) -> None:
     data = _with_layer(archive("oci-artifact", ONE), b'"annotations":{"org.opencontainers.image.title":"profile.json"}', title)

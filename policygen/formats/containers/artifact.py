@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from callfence.policygen.formats import Exported, FormatOptions, Imported, ImportFormatError, Loss
 from callfence.policygen.formats.containers.files import export_oci, export_spo, read_oci, read_spo
+from callfence.policygen.formats.containers.profile import without_doubles
 from callfence.policygen.formats.effect import machines
 from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.text import printable
@@ -148,13 +150,17 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
 
 def _members(data: bytes, filename: str) -> dict[str, bytes]:
     """Return the regular files of an archive, by name.  Raises ImportFormatError."""
-    members = {}
+    members, names = {}, set()
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for entry in archive:
+                name = posixpath.normpath(f"/{entry.name}").lstrip("/")
+                if name in names and not entry.isdir():  # what unpacks it has the last one, which may be a link
+                    raise ImportFormatError(f"{filename}: has {printable(name)} twice")
+                names.add(name)
                 # A sparse one may have any size without being in the archive.
                 if entry.isfile() and not entry.issparse() and (file := archive.extractfile(entry)):
-                    members[entry.name.removeprefix("./")] = file.read()
+                    members[name] = file.read()
                 if len(members) > _MAX_MEMBERS:
                     raise ImportFormatError(f"{filename}: has more than {_MAX_MEMBERS} files")
     except (ImportFormatError, MemoryError):
@@ -167,7 +173,7 @@ def _members(data: bytes, filename: str) -> dict[str, bytes]:
 
 def _parsed(data: bytes, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=without_doubles)
     except (ValueError, RecursionError) as error:
         raise ImportFormatError(f"{what}: is missing, or is not JSON: {error}") from error
     if not isinstance(value, dict):

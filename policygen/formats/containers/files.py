@@ -186,9 +186,23 @@ def _documents(data: bytes, filename: str) -> list[Any]:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:  # which PyYAML takes milliseconds for, each
                 raise ImportFormatError(f"{filename}: nested too deeply for a profile")
+        for node in yaml.compose_all(data, yaml.SafeLoader):
+            _require_single(node)
         return list(yaml.safe_load_all(data))
     except ImportFormatError:
         raise
     except Exception as error:  # not only its own: a scalar that does not fit its tag raises others through PyYAML
         text = " ".join(str(error).split()) or type(error).__name__
         raise ImportFormatError(f"{filename}: not YAML: {text}") from error
+
+
+def _require_single(node: Any) -> None:
+    """Raise ValueError if a node of YAML has a field twice, or merges another one into it (`<<`)."""
+    parts = node.value if isinstance(node.value, list) else []
+    if parts and isinstance(parts[0], tuple):
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in parts):
+            raise ValueError("has a merge (<<): write out what it stands for")
+        profiles.without_doubles([(str(key.value), None) for key, _ in parts])
+        parts = [value for _, value in parts]
+    for part in parts:
+        _require_single(part)

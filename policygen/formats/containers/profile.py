@@ -133,7 +133,7 @@ def load(data: bytes, filename: str) -> Any:
     """Return the JSON value in `data`.  Raises ImportFormatError, with line and column where possible, if it is not JSON, or
     has a field twice."""
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=without_doubles)
     except UnicodeDecodeError as error:
         raise ImportFormatError(f"{filename}: not UTF-8 text, at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
@@ -144,14 +144,15 @@ def load(data: bytes, filename: str) -> Any:
         raise ImportFormatError(f"{filename}: nested too deeply for a profile") from None
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; ValueError for a field given twice, since one runtime takes the first and another the last."""
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; ValueError for a field given twice, since one reader takes the first and another the last.  Go's JSON,
+    which runtimes and registries read, takes `Layers` for `layers`."""
+    names: set[str] = set()
+    for name, _ in pairs:
+        if (folded := name.casefold()) in names:
             raise ValueError(f"the field {name!r} is given twice")
-        fields[name] = value
-    return fields
+        names.add(folded)
+    return dict(pairs)
 
 
 def read(value: Any, filename: str) -> Profile:

@@ -212,3 +212,29 @@ def test_a_spool_is_read_from_its_moved_file_on(path: Path) -> None:
     log = LogFile(str(path), position, is_spool=True)
     assert lines(log) == []
     log.close()
+
+
+def test_any_number_of_moved_files(path: Path) -> None:
+    """Who may write to the folder of one log must not end the shipper of all."""
+    log = LogFile(str(path))
+    append(path, b"1\n")
+    assert lines(log) == ["1"]
+    append(path, b"2\n")
+    for number in range(2, 1200):
+        path.with_name(f"log.{number}").touch()
+    path.rename(path.with_name("log.1200"))
+    append(path, b"3\n")
+    before = len(os.listdir("/proc/self/fd"))
+    assert lines(log) == ["2", "3"]
+    assert len(os.listdir("/proc/self/fd")) < before + 50
+    log.close()
+
+
+def test_a_link_that_leads_nowhere_hides_no_moved_log(path: Path) -> None:
+    log = LogFile(str(path))
+    path.with_name("log.0").symlink_to("nowhere")
+    append(path, b"1\n")
+    rotate(path)
+    append(path, b"2\n")
+    assert lines(log) == ["1", "2"]
+    log.close()

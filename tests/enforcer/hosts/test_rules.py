@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import example, given, strategies as st
 
+from callfence.enforcer.hosts import rules as rules_
 from callfence.enforcer.hosts.addresses import Peer, address_of, peer_of
 from callfence.enforcer.hosts.granted import Hosts
 from callfence.enforcer.hosts.names.dns import Answer
@@ -16,7 +17,7 @@ from callfence.enforcer.hosts.unix import is_granted
 from callfence.policygen.files.algebra import TREES
 from callfence.policygen.files.places import Linking
 from callfence.policygen.grants import Files, ranges
-from callfence.policygen.hosts import containing, is_name
+from callfence.policygen.hosts import carried, containing, is_name
 
 INET, INET6, UNIX = 2, 10, 1  # AF_*
 HOSTS = (
@@ -192,3 +193,12 @@ def test_the_name_of_an_abstract_socket_is_no_other_line(sockets):
     made = rules(unix=tuple(sorted(sockets)))
     assert sorted(made.sockets) == sorted(sockets)
     assert made.confines == {"unix"}
+
+
+@given(st.sampled_from(rules_._INNER), st.ip_addresses(v=4), st.randoms())
+def test_what_gateways_take_for_ipv4_is_judged_as_that_by_lint_too(inner, address, random):
+    """`is_near` and `carried` have the same gateways."""
+    start, at = inner
+    whole = start + random.randbytes(at - len(start)) + address.packed + random.randbytes(12 - at)
+    assert str(address) in carried(str(ip_address(whole)))
+    assert is_near(whole) or not is_near(address.packed)

@@ -277,6 +277,10 @@ BAD = [
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}',
         "p.json: not a profile: the field 'defaultAction' is given twice",
     ),
+    (  # Go takes the last, whatever its case
+        b'{"defaultAction": "SCMP_ACT_ERRNO", "DefaultAction": "SCMP_ACT_ALLOW"}',
+        "p.json: not a profile: the field 'DefaultAction' is given twice",
+    ),
     (  # read in time
         b"{" + b", ".join(b'"%d": 0' % number for number in (*range(100_000), 99_999)) + b"}",
         "p.json: not a profile: the field '99999' is given twice",
@@ -322,6 +326,8 @@ def test_bad_profiles(data: bytes, message: str) -> None:
         (b"a: " + b"[" * 20_000, "p: nested too deeply for a profile"),
         (b"kind: Pod\na: " + b"[" * 60 + b"]" * 60, "p: has 0 resources of kind SeccompProfile"),
         (b"a: &a [b]\nc: [*a, *a]\n", "p: has aliases (*NAME): write out"),
+        (b"kind: SeccompProfile\nspec: {flags: a, 'flags': b}\n", "p: not YAML: the field 'flags' is given twice"),
+        (b"kind: SeccompProfile\nspec: {syscalls: [{names: [a], <<: {names: [b]}}]}\n", "p: not YAML: has a merge (<<)"),
         (
             b'{"kind": "SeccompProfile", "spec": {"baseProfileName": "a\\n", "defaultAction": "SCMP_ACT_LOG"}}',
             "p: spec.baseProfileName: must be a name",
