@@ -108,7 +108,6 @@ TABLE = (
     ("tcp connect 10.0.0.0/8: any", set()),
     ("tcp connect 169.254.169.254: 80", {"metadata", "link-local"}),
     ("tcp connect 169.254.169.254: 53", {"link-local"}),
-    ("tcp connect 64:ff9b::a9fe:a9fe: 80", {"metadata", "link-local"}),  # by a NAT64 gateway
     ("tcp connect fd00:ec2::/32: 80-90", {"metadata"}),
     ("tcp connect fe80::1: 443", {"link-local"}),
     ("tcp connect 0.0.0.0/0: 443", {"large-network"}),
