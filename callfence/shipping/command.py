@@ -120,7 +120,14 @@ def _pipeline(options: argparse.Namespace, destination: Destination, state: Stat
     spool = _spool(options)
 
     def sources(positions: dict[str, Any], known: Collection[str]) -> Sequence[Source]:
-        made: list[Source] = [LogFile(path, positions.get(path)) for path in _files(options) if path not in known]
+        made: list[Source] = []
+        for path in _files(options):
+            try:
+                made += [LogFile(path, positions.get(path))] if path not in known else []
+            except (UserError, OSError):
+                if path in map(os.path.abspath, options.logs):
+                    raise
+                _say_unreadable(path)  # exchanged since it was looked at
         if spool not in known:
             made.append(LogFile(spool, positions.get(spool), is_spool=True))
         if options.journal and Journal.name not in known:

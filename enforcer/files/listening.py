@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
 
 _TCP_INFO, _LISTEN, _SHUT_RDWR = 11, 10, 2  # linux/tcp.h, net/tcp_states.h, linux/net.h
-_LISTINGS = 100
-"""How often all tasks are listed, at most, until a listing has no new tasks."""
+_LISTINGS = 10
+"""How often all tasks are listed, at most, until none was started meanwhile."""
+_RESERVED = 300
+"""The numbers that are left out when they begin anew (kernel/pid.c, RESERVED_PIDS).  A task may take three: its own, and those
+of a group of processes and a session whose first processes have ended."""
 
 
 def listen(request: Request, is_granted: Callable[[int], bool], acting: Callable[[int, Callable[[], int]], int]) -> int | None:
@@ -54,7 +57,7 @@ def listen(request: Request, is_granted: Callable[[int], bool], acting: Callable
         if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
             # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
             # Another thread may have a table of its own, of which no copy can be had before Linux 6.9.
-            is_alone = task == process and not _shares_descriptors(task)
+            is_alone = task == process and not _shares_descriptors(task) and _is_still(socket, task, process, descriptor)
             return None if is_alone else _listen_as(partial(acting, task), socket, backlog)
         kernel.syscall("listen", socket, backlog)
     except OSError as error:
@@ -96,19 +99,30 @@ def _state_of(socket: int) -> int:
     return state.value
 
 
+def _is_still(socket: int, task: int, process: int, descriptor: int) -> bool:
+    """Return whether a descriptor of a task, which no other shares now, is the socket still: a task that did share it may have
+    changed it before it ended.  Raises OSError."""
+    again = kernel.descriptor_of(task, process, descriptor)
+    try:
+        return os.path.samestat(os.fstat(again), os.fstat(socket))
+    finally:
+        close_at_once(again)
+
+
 def _shares_descriptors(task: int) -> bool:
     """Return whether another task shares this task's table of descriptors, or might; this task waits and starts no other.
 
-    A new task has a higher number than all before it, until numbers start again from the lowest: so a task that is started
-    during the comparison is in a later listing.  Raises OSError."""
-    before, compared = _last(), {task}
+    A listing has all tasks if none was started meanwhile: else one of those may have been started by a task that has ended
+    before it was looked at.  A number that another task had before is not looked at again, so numbers must not have begun anew.
+    Raises OSError."""
+    compared, first = {task}, _started()
     for _ in range(_LISTINGS):
-        new = _tasks() - compared
-        if not new:
-            return _last() < before
+        before, new = _last(), _tasks() - compared
         if any(map(partial(_may_share, task), new)):
             return True
         compared |= new
+        if _last() == before:
+            return _started() - first >= _pid_max() - _RESERVED - 3 * len(compared)
     return True
 
 
@@ -132,8 +146,22 @@ def _tasks() -> set[int]:
 
 def _last() -> int:
     """Return the id of the newest task (proc_loadavg(5))."""
-    with open("loadavg", "rb", buffering=0) as file:
-        return int(file.read(128).split()[-1])
+    return int(_read("loadavg").split()[-1])
+
+
+def _started() -> int:
+    """Return how many tasks were ever started on this machine (proc_stat(5))."""
+    return next(int(line.split()[1]) for line in _read("stat").splitlines() if line.startswith(b"processes "))
+
+
+def _pid_max() -> int:
+    return int(_read("sys/kernel/pid_max"))
+
+
+def _read(name: str) -> bytes:
+    """Return the content of a file of /proc, the working folder."""
+    with open(name, "rb", buffering=0) as file:
+        return b"".join(iter(partial(file.read, 1 << 16), b""))
 
 
 def _is_like_us(fields: Mapping[str, str]) -> bool:

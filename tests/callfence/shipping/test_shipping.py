@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import needs, needs_root
 
+from callfence.shipping import command
 from callfence.shipping.metrics import METRICS
 from tests.callfence.shipping.conftest import OF_EVENT, Place, append, line, metrics, rotate, total
 from tests.enforcer.conftest import wait_until
@@ -67,6 +68,19 @@ def test_a_pattern_leaves_out_what_is_no_file(place: Place) -> None:
     done = place.once("--prometheus", "callfence.prom", "*/log")
     assert (done.returncode, done.stderr.count("b/log is not a file that can be read")) == (0, 1)
     assert total(place.values(), "callfence_ship_records_total") == 1
+
+
+def test_what_is_exchanged_after_the_look_at_it_ends_no_shipper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write to the folder of one log must not end the shipper of all."""
+    append(tmp_path / "a.log", line("denied", run="1" * 8))
+    os.mkfifo(tmp_path / "b.log")
+    monkeypatch.setattr(command, "_is_readable", lambda path: True)
+    for name in ("signal", "set_wakeup_fd"):  # those of this process stay
+        monkeypatch.setattr(signal, name, lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["--once", "--state", "state", "--prometheus", "it.prom", "*.log"]) == 0
+    assert 'callfence_ship_records_total{event="denied"} 1' in (tmp_path / "it.prom").read_text()
+    assert command.main(["--once", "--state", "state", "--prometheus", "it.prom", "b.log"]) == 2
 
 
 @needs("prometheus")

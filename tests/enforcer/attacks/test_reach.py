@@ -5,6 +5,7 @@ The program may make every call but a few."""
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from callfence.enforcer.confinement import SINCE
+from callfence.enforcer.files import listening
 from callfence.enforcer.kernel import landlock_abi
 from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import COMPAT, NATIVE, table
@@ -178,7 +180,7 @@ def test_stopping_it_makes_denied_calls_wait(attacked, user):
     assert outcomes == {"stop_by_received_descriptor": ("done", "EACCES")}, errors
 
 
-@pytest.mark.parametrize("who", ["thread", "process"])
+@pytest.mark.parametrize("who", ["thread", "process", "chain"])
 @pytest.mark.parametrize("other", [(), ("another",)], ids=["same user", "another user"])
 def test_a_descriptor_that_changes_lets_no_port_be_listened_on(place, attacker, who, other):
     """swap.c: it changes between the look at it and the call."""
@@ -186,8 +188,23 @@ def test_a_descriptor_that_changes_lets_no_port_be_listened_on(place, attacker, 
         pytest.skip("becoming another user takes root")
     program = attacker("reach/swap")
     place.policy("default allow\ntcp bind: 1-65535\n", "swap.policy")
-    done = place.enforce("-p", "swap.policy", program, who, "2000", *other)
+    done = place.enforce("-p", "swap.policy", program, who, "500" if who == "chain" else "2000", *other)
     assert re.fullmatch("listening 0 answered [01]\n", done.stdout), done.stderr
+
+
+def test_a_task_that_no_listing_has_may_share_descriptors(monkeypatch):
+    """One was started while all were listed, or may have a number that was looked at before."""
+    monkeypatch.chdir("/proc")
+    monkeypatch.setattr(listening, "_tasks", lambda: {os.getpid()})
+    last, started = itertools.count(1), itertools.count(0, 1000)
+    for name, value in {"_last": lambda: 7, "_started": lambda: 5, "_pid_max": lambda: 1000}.items():
+        monkeypatch.setattr(listening, name, value)
+    assert not listening._shares_descriptors(os.getpid())
+    monkeypatch.setattr(listening, "_started", lambda: next(started))
+    assert listening._shares_descriptors(os.getpid())
+    monkeypatch.setattr(listening, "_started", lambda: 5)
+    monkeypatch.setattr(listening, "_last", lambda: next(last))
+    assert listening._shares_descriptors(os.getpid())
 
 
 def test_another_user_that_shares_nothing_listens(place, attacker):

@@ -1,6 +1,7 @@
 /* listen(2) on a descriptor that is a unix socket when the helper looks, and a TCP socket without a port when the kernel does:
- * `swap WHO ROUNDS`.  Who swaps: a thread, or a process with the same table of descriptors.  It prints how many calls let the
- * TCP socket listen. */
+ * `swap WHO ROUNDS`.  Who swaps: a thread, a process with the same table of descriptors, or a chain of such processes, each of
+ * which starts the next one and ends, beside others that make listing all slow.  It prints how many calls let the TCP socket
+ * listen. */
 #define _GNU_SOURCE
 #include <netinet/in.h>
 #include <pthread.h>
@@ -17,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PLACE = 100 };
+enum { PLACE = 100, OTHERS = 100, SWAPS = 10 };
 static int unix_socket, tcp_socket;
 static volatile int *ended;
 
@@ -28,6 +29,17 @@ static void *swap(void *_)
         dup2(tcp_socket, PLACE);
     }
     return _;
+}
+
+static void chain(void)
+{
+    do
+        for (int i = 0; i < SWAPS; i++) {
+            dup2(unix_socket, PLACE);
+            dup2(tcp_socket, PLACE);
+        }
+    while (!*ended && syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) == 0);
+    _exit(0);
 }
 
 static int is_listening(int fd)
@@ -60,6 +72,18 @@ int main(int argc, char **argv)
             swap(0);
             _exit(0);
         }
+    }
+    else if (strcmp(argv[1], "chain") == 0) {
+        signal(SIGCHLD, SIG_IGN);
+        for (int i = 0; i < OTHERS; i++)
+            if (fork() == 0) {
+                prctl(PR_SET_PDEATHSIG, SIGKILL);
+                while (!*ended)
+                    sleep(1);
+                _exit(0);
+            }
+        if (syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) == 0)
+            chain();
     }
     for (int i = 0; i < rounds; i++) {
         answered += listen(PLACE, 1) == 0;
