@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _FILTERS = f"{os.path.dirname(__file__)}/filters/{machine.NAME}"
 
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_KILL, _CAP_SYS_PTRACE = 1 << 1, 1 << 2, 1 << 5, 1 << 19  # linux/capability.h
-_CAP_NET_ADMIN, _CAP_AUDIT_WRITE, _CAP_AUDIT_CONTROL = 1 << 12, 1 << 29, 1 << 30
+_CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_AUDIT_WRITE, _CAP_AUDIT_CONTROL = 1 << 6, 1 << 7, 1 << 12, 1 << 29, 1 << 30
 _HELPERS = _CAP_KILL | _CAP_SYS_PTRACE
 """The capabilities that the helper retains if it has them: without the first, root's helper could not kill a program that has
 changed its user; without the second, it could not find out which executable made a call."""
-ACTING = 1 << 6 | 1 << 7
-"""CAP_SETGID and CAP_SETUID, which it retains besides where it makes calls for the program, to make them as its user."""
+ACTING = _CAP_SETGID | _CAP_SETUID
+"""Which it retains besides where it makes calls for the program, to make them as its user."""
 CONNECTING = ACTING | _CAP_DAC_OVERRIDE | _CAP_NET_ADMIN | _CAP_AUDIT_WRITE | _CAP_AUDIT_CONTROL
 """Where it makes calls to hosts and unix sockets, and sends the program's messages to the kernel (netlink): PAM tells its audit
 of logins.  Those beyond `ACTING` take effect only for a call of a process that has them."""

@@ -13,12 +13,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("tracer", "policygen", "enforcer", "callfence")
 FAMILIES = (
     "AF AT AUDIT BPF CAP CLONE CLOSE E EPOLL F FUTEX IORING IP IPV6 KEYCTL LANDLOCK MAP MFD MNT MS MSG NETLINK NT O P PIDFD PR "
-    "PROT PT PTRACE RENAME RESOLVE RLIMIT SCM SECCOMP SIOC SO SOCK SOL ST TCP UDP"
+    "PROT PT PTRACE RENAME RESOLVE RLIMIT SCM SECCOMP SFD SHUT SIOC SO SOCK SOL ST TCP UDP"
 )
 NAME = re.compile(rf"(?:{'|'.join(FAMILIES.split())})_[A-Z0-9_]+")
 HEADERS = (
     "audit auxvec capability close_range elf fcntl filter fs futex in in6 io_uring kcmp keyctl landlock limits magic memfd "
-    "mount netlink openat2 pidfd prctl ptrace resource rtnetlink sched seccomp sockios sock_diag stat tcp udp un unix_diag wait"
+    "mount netlink openat2 pidfd prctl ptrace resource rtnetlink sched seccomp signalfd "
+    "sockios sock_diag stat tcp udp un unix_diag wait"
 )
 OTHERS = {
     "BPF_JA": "with the class JMP, as an opcode",

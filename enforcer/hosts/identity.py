@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 _KEEP = -1
 _SCM_CREDENTIALS = 2  # linux/socket.h
-_OVERRIDES = 1 << 1  # CAP_DAC_OVERRIDE, linux/capability.h
+_CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _COUNTING = confinement.CONNECTING & ~confinement.ACTING
-_CHANGES = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
 
 
 class Identity(NamedTuple):
@@ -90,9 +89,9 @@ def _become_of_files(identity: Identity, permitted: int) -> None:
     for name, id_ in (("setfsgid", identity.file_group), ("setfsuid", identity.file_user)):
         if kernel.syscall(name, _KEEP) != id_:
             effective = kernel.capabilities()[0]
-            kernel.set_capabilities(permitted, effective | permitted & _CHANGES)
+            kernel.set_capabilities(permitted, effective | permitted & confinement.ACTING)
             kernel.syscall(name, id_)
-            kernel.set_capabilities(permitted, effective & ~_OVERRIDES)
+            kernel.set_capabilities(permitted, effective & ~_CAP_DAC_OVERRIDE)
             if kernel.syscall(name, _KEEP) != id_:
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
 

@@ -6,7 +6,23 @@ from itertools import pairwise, product
 
 import pytest
 
-from callfence.enforcer.bpf import ALL_RUN, LISTENER_ROOM, Filter, chain
+from callfence.enforcer.bpf import (
+    ALL_RUN,
+    AND,
+    ARCH,
+    ARGUMENTS,
+    AT_LEAST,
+    EQUAL,
+    GREATER,
+    HAS,
+    LISTENER_ROOM,
+    LOAD,
+    NUMBER,
+    RETURN,
+    Filter,
+    assembled,
+    chain,
+)  # fmt: skip
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
 from callfence.tracer.abi import Event
@@ -89,3 +105,40 @@ def test_nothing_and_too_much():
     assert len(chain([half, half])) == 2 * len(half), "a kill needs no copy of what follows"
     with pytest.raises(ValueError, match=r"\d+ instructions; the kernel permits at most 4096"):
         chain([half, half, answering(1, ALLOW, KILL) * LISTENER_ROOM])
+
+
+JUDGING = assembled(
+    [
+        (LOAD, ARCH), (EQUAL, X86_64, "", "kill"), (LOAD, NUMBER), (EQUAL, 1, "one", ""), (EQUAL, 2, "two", ""),
+        (EQUAL, 3, "notify", ""), (EQUAL, 4, "fail", ""), (GREATER, 7, "log", ""), (AT_LEAST, 7, "trap", "allow"),
+        "one", (LOAD, ARGUMENTS), (AND, 6), (EQUAL, 4, "allow", "kill"),
+        "two", (LOAD, ARGUMENTS + 8), (HAS, 5, "fail", "notify"),
+        "allow", (RETURN, ALLOW), "log", (RETURN, LOG), "notify", (RETURN, NOTIFY), "fail", (RETURN, ERRNO),
+        "trap", (RETURN, TRAP), "kill", (RETURN, KILL),
+    ]
+)  # fmt: skip
+"""Answers by architecture, number and argument."""
+FIRST, SECOND = ARGUMENTS, ARGUMENTS + 8
+
+
+@pytest.mark.parametrize(
+    ("number", "known", "answer", "may"),
+    [
+        (1, {}, None, True), (1, {FIRST: 4}, ALLOW, True), (1, {FIRST: 13}, ALLOW, True), (1, {FIRST: 6}, KILL, False),
+        (2, {}, None, None), (2, {SECOND: 2}, NOTIFY, None), (2, {SECOND: 4}, ERRNO, False), (3, {}, NOTIFY, None),
+        (4, {}, ERRNO, False), (5, {}, ALLOW, True), (6, {}, ALLOW, True), (7, {}, TRAP, False), (8, {}, LOG, True),
+    ],
+)  # fmt: skip
+def test_what_is_known_of_a_call(number, known, answer, may):
+    """`may`: None if only a supervisor that is not the helper could let it run."""
+    judging = Filter(JUDGING)
+    assert judging.constant({ARCH: X86_64, NUMBER: number, **known}) == answer
+    assert judging.may_allow(X86_64, number, reports=True, known=known) is bool(may)
+    assert judging.may_allow(X86_64, number, reports=False, known=known) is (may is not False)
+    assert not judging.may_allow(0, number, reports=False)
+    kept = Filter(chain([JUDGING, JUDGING], reports=True))
+    assert kept.may_allow(X86_64, number, reports=True) or not may
+    if answer is not None:
+        arguments = [known.get(FIRST, 0), known.get(SECOND, 0), 0, 0, 0, 0]
+        assert judging.answer(X86_64, number, 0, arguments) == answer
+        assert judging.allows(X86_64, number, 0, arguments) is (answer in (ALLOW, LOG))

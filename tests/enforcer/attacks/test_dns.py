@@ -209,6 +209,23 @@ def test_what_follows_an_answer_by_tcp_is_not_passed_on():
             assert client.recv(2) == b"\xff\xff"
 
 
+def test_a_question_by_tcp_may_come_in_parts():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        resolver, hub = resolving(server.getsockname())
+        with connected(resolver) as client:
+            whole = framed(query("a.example", 1, 7))
+            for part in (whole[:1], whole[1:3], whole[3:-1], whole[-1:] + whole[:9]):
+                client.sendall(part)
+                run(hub)
+            with server.accept()[0] as upstream:
+                asked = upstream.recv(4096)
+                assert asked[14:].startswith(whole[14:])  # made anew, with an option
+                upstream.sendall(framed(refusal(asked[2:], 0)))
+                run(hub)
+            client.settimeout(5)
+            assert client.recv(4096)[2:4] == whole[2:4]
+
+
 def test_a_question_with_many_wrong_answers_is_given_up():
     """Each may take as long as the worst one, and other calls of the program wait meanwhile."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
