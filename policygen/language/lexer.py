@@ -32,8 +32,7 @@ class Source(NamedTuple):
     def error(self, message: str, start: int, end: int | None = None, hint: str = "", kind: Mistake = "syntax") -> PolicyError:
         """Return a PolicyError, for the caller to raise, about text[start:end]; without `end`, about one character."""
         begin = self.text.rfind("\n", 0, start) + 1
-        stop = self.text.find("\n", start)
-        line = self.text[begin : stop if stop >= 0 else len(self.text)]
+        line = self.text[begin:].partition("\n")[0]
         length = 1 if end is None else min(end - start, max(1, begin + len(line) - start))
         return PolicyError(self.filename, self.line(start), start - begin + 1, message, line, hint, length, self.chain, kind)
 
@@ -219,8 +218,8 @@ class Cursor:
 
     @property
     def following(self) -> Token:
-        """The token after the next token."""
-        return self._tokens[min(self._index + 1, len(self._tokens) - 1)]
+        """The token after the next token, which must not be `end`."""
+        return self._tokens[self._index + 1]
 
     @property
     def previous_end(self) -> int:

@@ -83,6 +83,37 @@ def test_a_process_that_there_is_not() -> None:
     assert not proc.is_caught(NOBODY, signal.SIGINT) and proc.privilege_lost(NOBODY) == ""
 
 
+@pytest.mark.parametrize(
+    ("namespaces", "caught", "dies"),
+    [
+        ("7 1", 0, True),
+        ("7 5 1", 0, True),
+        ("7 1", 1 << signal.SIGSEGV - 1, False),
+        ("7 1", 1 << signal.SIGBUS - 1, True),
+        ("7 2", 0, False),
+        ("7 1 2", 0, False),
+        ("1", 0, False),
+        ("", 0, False),
+    ],
+)
+def test_only_process_1_of_another_namespace_survives_a_fault(
+    namespaces: str, caught: int, dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proc, "fields_of", {7: {"NSpid": namespaces, "SigCgt": f"{caught:016x}"}}.__getitem__)
+    assert proc.dies_only_untraced(7, signal.SIGSEGV) is dies
+
+
+def test_the_process_of_a_descriptor(program: Path) -> None:
+    with cat(program, "-") as child:
+        descriptor = os.pidfd_open(child.pid)
+        assert proc.process_of(descriptor) == child.pid
+        child.kill()
+    assert proc.process_of(descriptor) == -1
+    os.close(descriptor)
+    with Path("/dev/null").open() as file:
+        assert proc.process_of(file.fileno()) == 0
+
+
 def cat(program: Path, *words: str) -> subprocess.Popen[bytes]:
     """Start cat as a child, and return it once it runs: the kernel has no command line of it before."""
     child = subprocess.Popen([program, *words], cwd=program.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)

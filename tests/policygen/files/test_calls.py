@@ -17,6 +17,7 @@ from callfence.policygen.files.calls import (
     asked,
     needs,
     numbers,
+    opens_for_neither,
     wanted,
 )
 from callfence.policygen.grants import NOTHING, Right
@@ -56,6 +57,38 @@ TABLE = (
         [Pair(Wanted(4, 6, removes=D, follows=False), Wanted(5, 7, makes=C, removes=C | D, replaces=True, follows=False))],
     ),
     ("linkat", (4, 6, 5, 7, 0), [Pair(Wanted(4, 6, follows=False), Wanted(5, 7, makes=C, follows=False))]),
+    ("linkat", (4, 6, 5, 7, 0x400), [Pair(Wanted(4, 6), Wanted(5, 7, makes=C, follows=False))]),  # AT_SYMLINK_FOLLOW
+    (
+        "linkat",
+        (4, 6, 5, 7, 0x1000),  # AT_EMPTY_PATH
+        [Pair(Wanted(4, 6, follows=False, may_be_empty=True), Wanted(5, 7, makes=C, follows=False))],
+    ),
+    ("linkat", (4, 6, 5, 7, 0x801), [Pair(Wanted(4, 6, follows=False), Wanted(5, 7, makes=C, follows=False))]),
+    ("link", (6, 7), [Pair(Wanted(HERE, 6, follows=False), Wanted(HERE, 7, makes=C, follows=False))]),
+    (
+        "rename",
+        (6, 7),
+        [
+            Pair(
+                Wanted(HERE, 6, removes=D, follows=False),
+                Wanted(HERE, 7, makes=C, removes=C | D, replaces=True, follows=False),
+            )
+        ],
+    ),
+    ("execveat", (5, 7, 0, 0, 0xEFFF), [Wanted(5, 7, R | X)]),
+    ("mkdir", (7,), [Wanted(HERE, 7, makes=C, follows=False)]),
+    ("rmdir", (7,), [Wanted(HERE, 7, removes=D, follows=False)]),
+    ("symlink", (6, 7), [Wanted(HERE, 7, makes=Right.SYMLINK, follows=False)]),
+    ("mknod", (7, 0o140600), [Wanted(HERE, 7, makes=Right.SOCKET, follows=False)]),
+    ("mknod", (7, 0o060600 | 1 << 16), [Wanted(HERE, 7, makes=Right.DEVICE, follows=False)]),
+    ("mknodat", (5, 7, 0o600), [Wanted(5, 7, makes=C, follows=False)]),
+    ("acct", (7,), [Wanted(HERE, 7, W)]),
+    ("truncate64", (7, 0), [Wanted(HERE, 7, W)]),
+    ("swapon", (7,), [Wanted(HERE, 7, R | W)]),
+    ("mq_open", (7, os.O_WRONLY), [Wanted(HERE, 0, W, unnamed=True, path=b"/dev/mqueue")]),
+    ("mq_open", (7, 3), [Wanted(HERE, 0, unnamed=True, path=b"/dev/mqueue")]),
+    ("open", (7, 3), [Wanted(HERE, 7, R | W)]),
+    ("openat", (5, 7, os.O_RDWR | os.O_EXCL), [Wanted(5, 7, R | W)]),
 )
 
 
@@ -76,6 +109,21 @@ def test_what_a_call_wants(name, arguments, wants):
 )
 def test_what_a_program_asks_for(name, arguments, wants):
     assert asked(name, (*arguments, 0, 0, 0)) == wants
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "neither"),
+    [
+        ("open", (7, 3), True),
+        ("openat", (5, 7, 3), True),
+        ("openat", (5, 7, 3 | os.O_PATH), False),
+        ("openat", (5, 7, os.O_RDWR), False),
+        ("openat", (5, 3, os.O_WRONLY), False),
+        ("creat", (7, 3), False),
+    ],
+)
+def test_what_opens_for_neither_reading_nor_writing(name, arguments, neither):
+    assert opens_for_neither(name, (*arguments, 0, 0, 0)) is neither
 
 
 def test_an_exchange_makes_and_removes_both_names():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_a_rule_without_comparisons_takes_precedence_and_the_first_of_several_co
 KILLED = {"action": "SCMP_ACT_KILL_PROCESS"}
 
 
-def of_dup2(action: dict[str, str], *values: int) -> dict[str, Any]:
+def of_dup2(action: dict[str, Any], *values: int) -> dict[str, Any]:
     """A rule about dup2 whose first arguments have these values."""
     return {"names": ["dup2"], **action, "args": [{"index": i, "op": EQUAL, "value": value} for i, value in enumerate(values)]}
 
@@ -114,6 +115,24 @@ def of_dup2(action: dict[str, str], *values: int) -> dict[str, Any]:
 def test_rules_with_different_actions_that_hold_at_once(rules: tuple[dict[str, Any], ...], is_said: bool) -> None:
     said = [loss for loss in read(profile(*rules)).losses if "hold at once" in loss.what]
     assert [(loss.direction, loss.calls) for loss in said] == [(Direction.OTHER, ("dup2",))] * is_said
+
+
+STRICTEST_FIRST = (
+    KILLED,
+    {"action": "SCMP_ACT_TRAP"},
+    {"action": "SCMP_ACT_ERRNO", "errnoRet": 5},
+    {"action": "SCMP_ACT_LOG"},
+    ALLOWED,
+)
+
+
+@pytest.mark.parametrize(("one", "other"), permutations(range(5), 2))
+def test_of_rules_that_hold_at_once_the_strictest_counts(one: int, other: int) -> None:
+    first, second = STRICTEST_FIRST[one], STRICTEST_FIRST[other]
+    both = profile(of_dup2(first, 1), of_dup2(second, 2), of_dup2(second, 1, 2))
+    alone = profile(of_dup2(STRICTEST_FIRST[min(one, other)], 1))
+    event = Event(Arch.X86_64.audit, NUMBER["dup2"], (1, 2, 0, 0, 0, 0))
+    assert evaluate(read(both).policy, event) == evaluate(read(alone).policy, event) != EPERM
 
 
 # Which rules are meant
