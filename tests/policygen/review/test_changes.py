@@ -9,7 +9,7 @@ from calls import parse
 from hypothesis import given, settings, strategies as st
 from strategies import EXAMPLES
 
-from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.comparing.compare import Change, Verdict, compare
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.findings import lint
@@ -76,6 +76,11 @@ def names(old: str, new: str) -> list[str]:
 )
 def test_what_is_a_change(old: str, new: str, expected: list[str]) -> None:
     assert names(old, new) == expected
+
+
+def test_a_change_of_one_alternative_has_the_differences_of_that_alone() -> None:
+    (change,) = changes(parse("read: fd == 1").policy, parse("read: fd == 1 || fd == 2").policy)
+    assert [each.difference.change for each in change.differences] == [Change.MORE]
 
 
 def decided(old: str, new: str, *answers: tuple[str, Decision]) -> str:

@@ -117,6 +117,14 @@ def test_names_that_are_the_kernels_own(name: str, number: int) -> None:
     assert value(name, Arch.X86_64) == number
 
 
+@pytest.mark.parametrize(
+    "text", ["_IOC(_IOC_NONE, 1, 1)", "other(_IOC_NONE, 1, 1, 1)", "makedev(1)", "other(1, 2)", "IOPRIO_PRIO_VALUE(1, 2, 3)"]
+)
+def test_a_function_with_other_arguments_has_no_value(text: str) -> None:
+    with pytest.raises(UnnamedError):
+        value(text, Arch.X86_64)
+
+
 def test_a_name_without_a_value_is_none() -> None:
     with pytest.raises(UnnamedError, match="PROT_NOSUCH"):
         value("PROT_READ|PROT_NOSUCH", Arch.X86_64)
