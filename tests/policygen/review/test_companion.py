@@ -67,7 +67,7 @@ LINES = (
 )
 
 
-@pytest.mark.parametrize(("call", "line"), zip(CALLS, LINES, strict=True))
+@pytest.mark.parametrize(("call", "line"), list(zip(CALLS, LINES, strict=True)))
 def test_the_text_of_a_companion(call: str, line: str) -> None:
     """Values that vary from run to run, and those that no policy compares, are not in it."""
     assert text(observed(call), "app.policy").splitlines() == [

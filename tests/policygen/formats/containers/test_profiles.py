@@ -126,7 +126,7 @@ STRICTEST_FIRST = (
 )
 
 
-@pytest.mark.parametrize(("one", "other"), permutations(range(5), 2))
+@pytest.mark.parametrize(("one", "other"), list(permutations(range(5), 2)))
 def test_of_rules_that_hold_at_once_the_strictest_counts(one: int, other: int) -> None:
     first, second = STRICTEST_FIRST[one], STRICTEST_FIRST[other]
     both = profile(of_dup2(first, 1), of_dup2(second, 2), of_dup2(second, 1, 2))
