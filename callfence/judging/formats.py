@@ -8,13 +8,16 @@ import json
 import os
 import re
 import zlib
+from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from callfence.judging import differences
 from callfence.judging.differences import Risk
 from callfence.policygen.comparing.compare import Change, Difference
-from callfence.policygen.language.document import read_text
+from callfence.policygen.grants import is_line
+from callfence.policygen.language.document import parse, read_text
 from callfence.policygen.language.naming import format_action, format_call
 from callfence.policygen.lint.catalogue import Danger, Level
 from callfence.policygen.values import frozen
@@ -47,6 +50,7 @@ class Lines:
 
     def __init__(self, policy: str) -> None:
         """`policy` is the file; no statement has a line if it is standard input or cannot be read."""
+        self._policy = policy
         self._settings: dict[tuple[str, ...], int] = {}
         self._calls: dict[tuple[str, str], int] = {}
         section: str = NATIVE
@@ -66,7 +70,19 @@ class Lines:
 
     def of_setting(self, setting: str) -> int | None:
         """Return the line of a setting or of a line about files (`default`, `arch x86_64`, `path /etc`), or None."""
-        return self._settings.get(tuple(setting.split()))
+        return self._settings.get(tuple(setting.split())) or self._respelled.get(setting)
+
+    @cached_property
+    def _respelled(self) -> dict[str, int]:
+        """The numbers of lines about files and hosts by what they mean: the file may write hosts otherwise than the policy
+        language does (`EXAMPLE.org`, `64:ff9b::192.0.2.1`)."""
+        numbers: dict[str, int] = {}
+        for number, line in enumerate(_source(self._policy), 1):
+            if is_line(line.lstrip()):
+                with suppress(CallfenceError):
+                    for meant in parse(f"{line}\n").policy.files.lines():
+                        numbers.setdefault(meant, number)
+        return numbers
 
     def of_call(self, arch: Arch, name: str) -> int | None:
         """Return the first line of a call's entry; None if the file has no entry for the call."""

@@ -146,3 +146,14 @@ def test_lines(tmp_path: Path) -> None:
     }
     assert (places["ptrace"], places["execute"], places["unknown-allow"], places["multiplexed"]) == (8, 5, 3, 13)
     assert places["root"] is None  # there is no `path` line
+
+
+def test_lines_of_hosts_that_are_written_otherwise(tmp_path: Path) -> None:
+    lines = "read: allow\n\n  tcp connect 64:FF9B::169.254.169.254: 80\ntcp connect Metadata.GOOG: 80\n"
+    write(tmp_path, OLD, lines)
+    found = {
+        row["locations"][0]["physicalLocation"]["region"]["startLine"]
+        for row in results(log(tmp_path, *COMMANDS[1]))
+        if row["ruleId"] == "metadata"
+    }
+    assert found == {3, 4}
