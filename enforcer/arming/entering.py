@@ -29,7 +29,7 @@ _SENDS = {call: MACHINE.of(call[0]).pointer for call in MACHINE.calls("sendmsg",
 """The calls with which a program may tell a service manager that it is ready, and the size of a pointer in bytes for each."""
 _SENDMSG = MACHINE.calls("sendmsg")
 _SECCOMP = MACHINE.calls("seccomp")
-_RESTARTED = MACHINE.calls(
+RESTARTED = MACHINE.calls(
     "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
     "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
     "pause",
@@ -221,9 +221,9 @@ class Entrance:
                 time.sleep(_DELAY)
 
     def _call_back(self, process: Process, but: int) -> None:
-        """Stop, to detach it, each thread but `but` in a call that is restarted after a stop; others stop at the next call."""
+        """Stop, to detach it, each thread but `but` in a call that is restarted after a stop; others stop when it ends."""
         for task in process.threads - {but}:
-            if self._processes.inside.get(task) in _RESTARTED:
+            if self._processes.inside.get(task) in RESTARTED:
                 try:
                     linux.ptrace(linux.PTRACE_INTERRUPT, task)
                 except ProcessLookupError:

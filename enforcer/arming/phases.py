@@ -17,7 +17,7 @@ import errno
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import inject
 from callfence.enforcer.arming.detour import Detour
-from callfence.enforcer.arming.entering import Entrance
+from callfence.enforcer.arming.entering import RESTARTED, Entrance
 from callfence.enforcer.arming.processes import Processes
 from callfence.enforcer.bpf import ALL_RUN, Filter
 from callfence.enforcer.errors import FAILED, ArmError, GoneError, HeldUpError
@@ -38,6 +38,8 @@ _CLONE3 = MACHINE.calls("clone3")
 """On both."""
 _RESTARTS = (RESTART, RESTART_ALWAYS)
 _STARTING = MACHINE.calls("fork", "vfork", "clone", "clone3")
+_DETACHED_BEFORE = RESTARTED | _STARTING
+"""Calls that the kernel makes again, unseen, if a signal seems pending; some of them wait for long."""
 
 
 class Follower:
@@ -110,7 +112,7 @@ class Follower:
         elif process.doomed:
             self._ends(pid, process, stop)
         elif process.is_left:
-            self._let_go(pid, stop.signal if stop.kind == SIGNAL else 0)
+            self._leaves(pid, stop)
         elif stop.kind == CALL:
             self._at_call(pid, process)
         elif stop.kind == EXECUTED:
@@ -186,6 +188,19 @@ class Follower:
         flags = self._processes.flags[pid] = self._stop.arguments[0]
         if flags & linux.CLONE_UNTRACED:
             MACHINE.set_register(pid, MACHINE.of(call[0]).arguments[0], flags & ~linux.CLONE_UNTRACED)
+
+    def _leaves(self, pid: int, stop: Stop) -> None:
+        """Detach a task at a stop; at the entry of a call, only when the call ends.  Detached at its entry, a call acts as if a
+        signal were pending (kernel/ptrace.c, __ptrace_unlink): one such as epoll_wait would fail with EINTR."""
+        inside = self._processes.inside
+        if stop.kind == CALL and pid not in inside:
+            self._stop.read(pid)
+            call = self._stop.arch, self._stop.number
+            if self._stop.op == linux.PTRACE_SYSCALL_INFO_ENTRY and call not in _DETACHED_BEFORE:
+                inside[pid] = call
+                inject.resume(linux.PTRACE_SYSCALL, pid)
+                return
+        self._let_go(pid, stop.signal if stop.kind == SIGNAL else 0)
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._processes.forget(pid)

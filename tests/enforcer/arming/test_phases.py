@@ -182,6 +182,10 @@ def test_all_threads_enter_it(phased):
     assert done.stdout.startswith(f"{OPENED}caught 1 \nthread -1 Operation not permitted\nTracerPid:\t0\n")
 
 
+def test_no_call_of_another_thread_is_interrupted_by_it(phased):
+    assert phased("spin", "poll", "go", "status").stdout.startswith(f"{POLLED}epoll_wait 0 \nTracerPid:\t0\n")
+
+
 def test_each_process_enters_it_by_itself(phased):
     done = phased("fork", "socket", "poll", "socket")
     assert done.stdout == OPENED + POLLED + DENIED + "child 1280 \n"

@@ -3,6 +3,7 @@
  * socket: make a socket.  poll, epoll, pselect, accept, sigsuspend: wait, each in a way that would show if the call was not made
  * as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
+ * spin: start a thread whose next call, at `go`, is an epoll_wait that nothing ends but its timeout.
  * stay: start a thread that makes a socket at each `knock`, and never ends.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
@@ -31,7 +32,7 @@
 
 static int pipes[2], knocks[2], back[2];
 static pthread_t thread;
-static volatile int caught;
+static volatile int caught, spins;
 
 static void handler(int number) { caught = number; }
 
@@ -46,6 +47,15 @@ static void *staying(void *unused) {
         say("thread", socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? -1 : 0);
         (void)!write(back[1], "x", 1);
     }
+    return unused;
+}
+
+static void *spinning(void *unused) {
+    struct epoll_event got;
+    int epoll = epoll_create1(0);
+    spins = 1;
+    while (spins);
+    say("epoll_wait", epoll_wait(epoll, &got, 1, 30));
     return unused;
 }
 
@@ -196,6 +206,8 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "accept")) accepted();
         else if (!strcmp(step, "thread")) pthread_create(&thread, NULL, threaded, NULL);
         else if (!strcmp(step, "wake")) { (void)!write(pipes[1], "x", 1); pthread_join(thread, NULL); }
+        else if (!strcmp(step, "spin")) { pthread_create(&thread, NULL, spinning, NULL); while (!spins); }
+        else if (!strcmp(step, "go")) { spins = 0; pthread_join(thread, NULL); }
         else if (!strcmp(step, "stay")) { if (pipe(knocks) || pipe(back)) say(step, -1); pthread_create(&thread, NULL, staying, NULL); }
         else if (!strcmp(step, "knock")) { (void)!write(knocks[1], "x", 1); (void)!read(back[0], &byte, 1); }
         else if (!strcmp(step, "status")) status();
