@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
     from callfence.policygen.model import Action
 
 _NONE = -1
@@ -44,35 +44,35 @@ class Duty:
     __slots__ = (
         "_answers", "_armed", "_capabilities", "_children", "_descriptors", "_devices", "_due", "_filter", "_following",
         "_follows", "_former", "_fuse", "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready",
-        "_records", "_reporter", "_shield", "_started", "_starts_late", "_waiting", "_watched", "program", "stand_in",
+        "_records", "_reporting", "_shield", "_started", "_starts_late", "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(
-        self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
+        self, reporting: Reporting, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
     ) -> None:
         """Read what the helper needs.  `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no
-        calls afterwards.  `later`: the importer, if not that of the reporter's note."""
-        self._later = later or Later(reporter.later)
+        calls afterwards.  `later`: the importer, if not that of the note of `reporting`."""
+        self._later = later or Later(reporting.later)
         self._descriptors: Descriptors
-        makes = reporter.hosts is not None
-        self._capabilities = confinement.CONNECTING * makes | confinement.ACTING * reporter.listens
-        self._capabilities |= confinement.FINDING * bool(reporter.reach)
+        makes = reporting.hosts is not None
+        self._capabilities = confinement.CONNECTING * makes | confinement.ACTING * reporting.listens
+        self._capabilities |= confinement.FINDING * bool(reporting.reach)
         """Those that this process retains besides."""
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
-        renews = reporter.destination.folder >= 0
-        self._filter = b"" if reporter.audit else confinement.read(renews_log=renews, makes_calls=makes)
-        self._following = confinement.read_follower(makes_calls=makes) if follows and not reporter.audit else b""
+        renews = reporting.destination.folder >= 0
+        self._filter = b"" if reporting.audit else confinement.read(renews_log=renews, makes_calls=makes)
+        self._following = confinement.read_follower(makes_calls=makes) if follows and not reporting.audit else b""
         self._shield = bpf.read_shield()
         self._follows = follows
-        self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
-        self._starts_late = reporter.is_out_of_reach and not follows
+        self._is_fused = not (reporting.keeps_signals or reporting.audit or is_quiet)
+        self._starts_late = reporting.is_out_of_reach and not follows
         """Whether the stand-in is started while the program runs, whose filter then cannot deny calls that name it."""
         self._fuse: tuple[int, ...] = ()
         """The ends of two pipes: the kernel kills the program when this process ends and so closes them."""
         self._armed: tuple[int, ...] = ()
         """Those ends that are open here by which the kernel kills it when the other end is closed."""
-        self._reporter = reporter
-        self._records = reporter.records.descriptor if reporter.records else _NONE
+        self._reporting = reporting
+        self._records = reporting.records.descriptor if reporting.records else _NONE
         self._listeners: dict[int, str] = {}
         """The phase of the processes whose calls each listener receives, by listener; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
@@ -332,10 +332,10 @@ class Duty:
 
     def _kept(self) -> tuple[int, ...]:
         """Return the descriptors that answering needs, -1 for none."""
-        return self.program, *self._listeners, *self._devices, *self._fuse, *self._reporter.descriptors
+        return self.program, *self._listeners, *self._devices, *self._fuse, *self._reporting.descriptors
 
     def _new_answers(self) -> Answers:
-        return Answers(self._notification, self._waiting, self._reporter, self._pid, self.program, self._devices)
+        return Answers(self._notification, self._waiting, self._reporting, self._pid, self.program, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """Run a stand-in that was started before the program: wait for the listeners, then for the end of the helper, whose pid
@@ -364,7 +364,7 @@ class Duty:
         while other != _NONE and other not in (ready := dict(self._descriptors.wait(None))):
             if self.program in ready:
                 self._descriptors.remove(self.program)
-                self._reporter.give_back()
+                self._reporting.give_back()
                 attempt(lambda: kernel.send_signal(other, linux.SIGCONT))  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._descriptors.remove(other)

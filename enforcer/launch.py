@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.files.landlock import Confinement
     from callfence.enforcer.hosts.granted import Hosts
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
 
 class Launch:
     """A program that is to be run, and by what it is to be confined."""
 
     __slots__ = (
         "argv", "arm", "around", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "notifying", "plan",
-        "refusals", "reporter", "scope", "stderr",
+        "refusals", "reporting", "scope", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +41,7 @@ class Launch:
         environment: list[bytes],
         filters: Sequence[bytes],
         arm: str,
-        reporter: Reporter | None,
+        reporting: Reporting | None,
         *,
         around: Surroundings | None = None,
         files: Confinement | None = None,
@@ -57,12 +57,12 @@ class Launch:
         self.argv = argv
         self.environment = environment
         self.filters = filters
-        """Arrays of struct sock_filter, which answer SECCOMP_RET_USER_NOTIF where a reporter is to report calls."""
+        """Arrays of struct sock_filter, which answer SECCOMP_RET_USER_NOTIF where calls are to be reported."""
         self.notifying = notifying
         """The filters that notify the helper of allowed calls, which it judges."""
         self.arm = arm
         """When the filters take effect: "now", "exec" or "entry"."""
-        self.reporter = reporter
+        self.reporting = reporting
         self.around = around
         """The options about descriptors, capabilities and the parent."""
         self.files = files
@@ -74,7 +74,7 @@ class Launch:
         self.stderr = stderr
         """The descriptor to which failures are written after the program has been executed; -1: nowhere."""
         self.plan = plan
-        """The phases through which a helper follows the program, with their filters; this requires a reporter."""
+        """The phases through which a helper follows the program, with their filters; this requires `reporting`."""
         self.may_listen = may_listen
         """Whether the policies let the program answer notifications of a filter of its own."""
         self.scope = scope
@@ -85,7 +85,7 @@ class Launch:
     @property
     def is_audit(self) -> bool:
         """Whether nothing is enforced."""
-        return self.reporter is not None and self.reporter.audit
+        return self.reporting is not None and self.reporting.audit
 
     @property
     def is_scoped_by_helper(self) -> bool:
@@ -96,11 +96,11 @@ class Launch:
 def combined(launch: Launch) -> bytes:
     """Return the filter with which the program starts: all filters as one, and what is put before and after them.  Raises
     EnforceError or KernelError if this kernel cannot install it."""
-    reporter, plan = launch.reporter, launch.plan
-    _require_kernel(reporter)
+    reporting, plan = launch.reporting, launch.plan
+    _require_kernel(reporting)
     try:
-        filter_ = plan.installed if plan else chain(launch.filters, reports=reporter is not None)
-        denies = not (reporter and reporter.asking >= 0)
+        filter_ = plan.installed if plan else chain(launch.filters, reports=reporting is not None)
+        denies = not (reporting and reporting.asking >= 0)
         notifying = () if plan else launch.notifying
         refusals = plan.installed_refusals if plan else launch.refusals
         if launch.hosts and not (launch.is_audit or plan):
@@ -109,12 +109,12 @@ def combined(launch: Launch) -> bytes:
             refusals = without_listener(refusals)
         if denies:  # what the policies deny, they answer; what they allow, the helper is to hear of only if it may run
             last = chain([*([refusals + ALL_RUN] if refusals else ()), *notifying, ALL_RUN])
-            filter_ = chain([filter_, last], reports=reporter is not None)
+            filter_ = chain([filter_, last], reports=reporting is not None)
         else:  # what the policies deny may run if somebody is asked
             from callfence.enforcer.guard import TYPING, guard
 
             filter_ = guard(filter_, TYPING, (), reports=True) + refusals + chain([filter_, *notifying], reports=True)
-        linux.check_length(filter_, room=ROOM if reporter else 0)
+        linux.check_length(filter_, room=ROOM if reporting else 0)
     except ValueError as error:
         raise too_long(error, len(launch.filters)) from error
     if launch.is_audit and not plan:
@@ -135,7 +135,7 @@ def require_readable(path: bytes) -> None:
 def run(launch: Launch) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of the filters.  Raises EnforceError or KernelError
     if the program was not run."""
-    argv, environment, reporter, plan, files = launch.argv, launch.environment, launch.reporter, launch.plan, launch.files
+    argv, environment, reporting, plan, files = launch.argv, launch.environment, launch.reporting, launch.plan, launch.files
     filter_ = combined(launch)
     path = locate(argv[0], environment)
     # Laid out before the filter is there: from then on there may be no calls that allocate memory.
@@ -162,17 +162,17 @@ def run(launch: Launch) -> NoReturn:
         arm, stderr, is_nested = launch.arm, launch.stderr, launch.is_nested
         if arm == "now" and plan:
             paths = [path]
-            filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
+            filter_ = seized.be_seized(filter_, reporting, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             settle()
             kernel.install(filter_, 0)
         elif arm == "now":
             from callfence.enforcer.arming import early
 
             paths = [path]
-            held = early.install(filter_, reporter, settle, stderr)
+            held = early.install(filter_, reporting, settle, stderr)
         else:
             require_readable(path)
-            seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
+            seized.be_seized(filter_, reporting, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             settle()
     except OSError as error:
         raise refused(error) from error
@@ -189,10 +189,10 @@ def is_filtered() -> bool:
     return status.get("Seccomp") != "0" and status.get("TracerPid", "0") == "0"
 
 
-def _require_kernel(reporter: Reporter | None) -> None:
+def _require_kernel(reporting: Reporting | None) -> None:
     if not machine.IS_KNOWN:
         raise EnforceError(f"enforce {machine.UNKNOWN}")
-    if reporter and not kernel.can_notify():
+    if reporting and not kernel.can_notify():
         raise KernelError(
             "reports need seccomp user notification (Linux 5.9), which this kernel lacks or a container's filter denies; "
             "--quiet-kernel runs the program without reports",

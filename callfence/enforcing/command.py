@@ -13,7 +13,7 @@ from callfence.enforcer.arming.seized import HINT
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.enforcer.reporting.destination import TEXT, Destination
-from callfence.enforcer.reporting.reporter import Reporter
+from callfence.enforcer.reporting.settings import Reporting
 from callfence.enforcing import filters
 from callfence.enforcing.objects import Objects
 from callfence.enforcing.options import CHOICES, help_text, last, parse, parser as parser
@@ -125,7 +125,7 @@ class Start:
         if objects.files and not objects.reach and self.log and not self.is_quiet:
             self._note_about_files(self.log, objects.records)
         has_phases = any(policy.stages for policy in policies)
-        reporter = None if self.is_quiet and not has_phases else self._reporter(policies, objects)
+        reporting = None if self.is_quiet and not has_phases else self._reporting(policies, objects)
         plan = self._plan(policies, objects) if has_phases else None
         if untraced:
             programs = [*(policy.filter for policy in policies), *objects.notifying]
@@ -143,7 +143,7 @@ class Start:
             self.environment,
             [policy.filter for policy in policies],
             arm,
-            reporter,
+            reporting,
             around=confinement.Surroundings(surroundings) if surroundings else None,
             scope=objects.scope if objects.files is None or objects.files.scope else "",
             is_nested=is_nested,
@@ -302,8 +302,8 @@ class Start:
             text = "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"
             log.notes.append(("warning", text))
 
-    def _reporter(self, policies: Sequence[Compiled], objects: Objects) -> Reporter:
-        """Return the reporter of denied calls; with --quiet-kernel it reports nothing."""
+    def _reporting(self, policies: Sequence[Compiled], objects: Objects) -> Reporting:
+        """Return how denied calls are reported; with --quiet-kernel, none are."""
         has_tcp = True
         if objects.listens and not confinement.may_look():
             from callfence.enforcing import files
@@ -312,7 +312,7 @@ class Start:
         log = None if self.is_quiet else self.log
         asks, keeps_signals = "--ask" in self.options, "signals" in objects.scope
         destination = log.destination if log else Destination(-1 if self.is_quiet else self.stderr, TEXT)
-        return Reporter(
+        return Reporting(
             destination,
             lambda: [(policy.sources[0][0], filters.document(policy).policy) for policy in policies],
             log=log,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.duty import Duty
     from callfence.enforcer.later import Later
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
 
 _FORKS, _CLONE3 = MACHINE.numbers_by_arch("clone", "clone3"), MACHINE.numbers_by_arch("clone3")
 _RUNNING = MACHINE.numbers_by_arch(
@@ -40,13 +40,13 @@ _HINT = "use --arm exec"
 class Work:
     """What the helper does: confine a program at its execve, and answer its calls.  See `seized.be_seized`."""
 
-    __slots__ = ("_later", "arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "reporter", "stderr")
+    __slots__ = ("_later", "arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "reporting", "stderr")
 
     def __init__(
         self,
         program: int,
         filter_: bytes,
-        reporter: Reporter | None,
+        reporting: Reporting | None,
         *,
         arm: str,
         stderr: int,
@@ -54,11 +54,11 @@ class Work:
         is_nested: bool,
         later: Later | None = None,
     ) -> None:
-        """`program`: the id of the process to confine.  `later`: the helper's importer, if not that of the reporter."""
+        """`program`: the id of the process to confine.  `later`: the helper's importer, if not that of `reporting`."""
         self.program = program
         self.key = plan.key if plan else Key()
         self.filter = self.key.passing(filter_, installs=bool(plan))
-        self.reporter = reporter
+        self.reporting = reporting
         self.duty: Duty | None = None
         """What answers calls; None if nothing does, or before `begin`."""
         self._later = later
@@ -71,18 +71,18 @@ class Work:
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that the helper needs, -1 for none."""
-        return (self.stderr, *(self.reporter.descriptors if self.reporter else ()))
+        return (self.stderr, *(self.reporting.descriptors if self.reporting else ()))
 
     def begin(self, pidfd: int) -> Duty | None:
         """Begin to answer calls, in the helper; return what does, None if nothing does.  `pidfd`: the program's.  Raises
         OSError."""
         if self.plan:
             import callfence.enforcer.arming.phases  # noqa: F401  # before imports are restricted
-        if self.reporter:
+        if self.reporting:
             from callfence.enforcer.duty import Duty
 
             is_quiet = self.plan is not None and self.plan.is_quiet
-            self.duty = Duty(self.reporter, follows=bool(self.plan), is_quiet=is_quiet, later=self._later)
+            self.duty = Duty(self.reporting, follows=bool(self.plan), is_quiet=is_quiet, later=self._later)
             self.duty.start(pidfd, self.program)
         return self.duty
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcer.duty import Duty
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
 
 _READY, _INSTALLED, _TAKEN, _FAILED = 0, 1, 2, 3  # bytes of the shared page that are used as flags
 _NUMBER, _STAND_IN, _LISTENER = slice(8, 12), slice(12, 16), slice(16, 20)
@@ -35,12 +35,12 @@ _SPINS = 200_000_000
 _ENDED = b"enforce: the helper process ended before it took over the listener, so the program was not run\n"
 
 
-def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None], stderr: int) -> object:
-    """Call `settle`, then install the filter on this process; with a reporter, start a helper that answers denied calls.
+def install(filter_: bytes, reporting: Reporting | None, settle: Callable[[], None], stderr: int) -> object:
+    """Call `settle`, then install the filter on this process; with `reporting`, start a helper that answers denied calls.
 
     Keep the returned object until the execve: releasing it makes a call, which the filter may deny.  `stderr`: the descriptor
     for a message if the helper ends after that, -1 for none.  Raises OSError, KernelError or EnforceError."""
-    if reporter is None:
+    if reporting is None:
         settle()
         kernel.install(filter_, 0)
         return None
@@ -51,7 +51,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     from callfence.enforcer.bpf import Filter, shielded
     from callfence.enforcer.duty import Duty
 
-    duty = Duty(reporter)
+    duty = Duty(reporting)
     shared = mmap.mmap(-1, mmap.PAGESIZE)
     program = os.getpid()
     if helper.in_helper(linux.CLONE_FILES):

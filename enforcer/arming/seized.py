@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.arming.confining import Work
     from callfence.enforcer.arming.plan import Plan
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
 
 _SHORT = tuple(map(os.strerror, SHORT))
 """The ends of errors of which ptrace is not the cause: ENOMEM, ENFILE, EMFILE (asm-generic/errno-base.h)."""
@@ -33,7 +33,7 @@ OPTIONS = (
 
 
 def be_seized(
-    filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, plan: Plan | None = None, is_nested: bool = True
+    filter_: bytes, reporting: Reporting | None, *, arm: str, stderr: int, plan: Plan | None = None, is_nested: bool = True
 ) -> bytes:
     """Start a helper that confines this process at its next execve; return the filter once the helper traces this process.
 
@@ -45,14 +45,14 @@ def be_seized(
     def work() -> Work:
         from callfence.enforcer.arming.confining import Work
 
-        return Work(program, filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
+        return Work(program, filter_, reporting, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
 
     commands, command = os.pipe()
     answer, answers = os.pipe()
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        helper.guarded(lambda: _help(work, program, reporter, (commands, answers, stderr), confines_itself=arm == "now"))
+        helper.guarded(lambda: _help(work, program, reporting, (commands, answers, stderr), confines_itself=arm == "now"))
     os.close(commands)
     os.close(answers)
     try:
@@ -76,7 +76,7 @@ def be_seized(
 def _help(
     work: Callable[[], Work],
     program: int,
-    reporter: Reporter | None,
+    reporting: Reporting | None,
     descriptors: tuple[int, int, int],
     *,
     confines_itself: bool,
@@ -86,13 +86,13 @@ def _help(
     to, and standard error.  `confines_itself`: the program does that, and waits until the helper can follow it."""
     commands, answers, _ = descriptors
     helper.leave()
-    helper.close_all_but((*descriptors, *(reporter.descriptors if reporter else ())))
+    helper.close_all_but((*descriptors, *(reporting.descriptors if reporting else ())))
     _answer(answers, b"%d\n" % os.getpid())
     if not os.read(commands, 1):
         os._exit(0)  # the program has gone
     pidfd = -1
     try:
-        if reporter:
+        if reporting:
             pidfd = kernel.pidfd_open(program)
             helper.probe_listener(pidfd)
         seize(program)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.reporting.audit import Denial
     from callfence.enforcer.reporting.peers import Peers
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
     from callfence.enforcer.reporting.verdict import Verdict
     from callfence.policygen.model import Action
 
@@ -38,7 +38,7 @@ class Answers:
         self,
         notification: Notification,
         waiting: Waiting,
-        reporter: Reporter,
+        reporting: Reporting,
         program: int,
         pidfd: int,
         devices: tuple[int, int],
@@ -48,17 +48,17 @@ class Answers:
         gc.enable()  # it is off during the start
         self._notification = notification
         self._waiting = waiting
-        self._reporter = reporter
-        self._source = reporter.records
+        self._reporting = reporting
+        self._source = reporting.records
         self._devices = devices
         self._program = program
         self._pidfd = pidfd
         self._status: int | None = None
         """The wait status of the program's first process; None until it has ended, or if it is not known."""
-        self._loaded = Loaded(reporter, waiting, program)
+        self._loaded = Loaded(reporting, waiting, program)
         self._peers: Peers | None = None
         """What takes calls to other hosts, if the policies are about hosts."""
-        if reporter.hosts is not None:
+        if reporting.hosts is not None:
             from callfence.enforcer.reporting.peers import Peers
 
             self._peers = Peers(self._loaded)
@@ -91,7 +91,7 @@ class Answers:
         self._status = kernel.wait_status(self._pidfd, self._program)
         self._begin_log()
         self.summarise()
-        self._reporter.give_back()
+        self._reporting.give_back()
 
     def get_ready(self) -> None:
         """Load what the program's calls will need, while none waits."""
@@ -100,7 +100,7 @@ class Answers:
 
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
-        if self._reporter.log and not self._loaded.has_begun:
+        if self._reporting.log and not self._loaded.has_begun:
             return 0
         of_source = self._source.pause() if self._source else None
         pauses = self._loaded.pauses() if of_source is None else [of_source, *self._loaded.pauses()]
@@ -117,8 +117,8 @@ class Answers:
         self._status = kernel.wait_status(self._pidfd, self._program)
         if self._status is not None and self._status & 0x7F:
             self.finish()
-        elif self._reporter.log and self._status is not None and not has_said:
-            log, status = self._reporter.log, self._status >> 8 & 0xFF
+        elif self._reporting.log and self._status is not None and not has_said:
+            log, status = self._reporting.log, self._status >> 8 & 0xFF
             attempt(lambda: log.write([log.refusal("the client of `callfence spawn` has not executed the program", status)]))
 
     def finish(self) -> None:
@@ -130,7 +130,7 @@ class Answers:
                 attempt(lambda: self._loaded.reports.say(lost, "note"))
         self._begin_log()
         self.summarise()
-        if self._reporter.log:
+        if self._reporting.log:
             attempt(self._write_end)
 
     def _write_end(self) -> None:
@@ -138,7 +138,7 @@ class Answers:
         from callfence.enforcer.reporting.events import status_fields
         from callfence.policygen.recording.log_records import END
 
-        if (log := self._reporter.log) is None:
+        if (log := self._reporting.log) is None:
             return
         if self._status is None:
             self._status = kernel.wait_status(self._pidfd, self._program)
@@ -154,13 +154,13 @@ class Answers:
             try:
                 self._loaded.reports.recorded(index, fields)
             except Exception as error:
-                self._reporter.complain(f"a denied file or port could not be reported: {type(error).__name__}: {error}")
+                self._reporting.complain(f"a denied file or port could not be reported: {type(error).__name__}: {error}")
 
     def quiet(self) -> None:
         """Write reports that still wait, and report the counts of repeated violations that are due; go on with calls that are
         being made for the program.  To be called after as many seconds without a call as `pause` returns."""
         self.go_on()
-        if self._loaded.has_written or (self._reporter.log and not self._loaded.has_begun):
+        if self._loaded.has_written or (self._reporting.log and not self._loaded.has_begun):
             attempt(lambda: self._loaded.output.flush())
         if self._source and (absence := self._source.absence()):
             attempt(lambda: self._loaded.reports.say(absence, "note"))
@@ -198,7 +198,7 @@ class Answers:
 
     def _begin_log(self) -> None:
         """Write the records of the start, if there is a log and they have not been written."""
-        if self._reporter.log:
+        if self._reporting.log:
             attempt(lambda: self._loaded.output.flush())
 
     # Calls that are asked about
@@ -231,7 +231,7 @@ class Answers:
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             return
         except Exception as error:
-            self._reporter.complain(f"task {request.call.task}, whose call was asked about, waits for ever: {error}")
+            self._reporting.complain(f"task {request.call.task}, whose call was asked about, waits for ever: {error}")
 
     # Calls of a task that is stopped
 
@@ -294,7 +294,7 @@ class Answers:
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             pass
         except Exception as error:
-            self._reporter.complain(f"task {request.call.task} could not be killed, so its denied call waits for ever: {error}")
+            self._reporting.complain(f"task {request.call.task} could not be killed, so its denied call waits for ever: {error}")
 
     def _let_run(self, request: Request) -> bool:
         """Let a call run if the policies' filters allow it, so that only its files or ports are judged, and these are granted;
@@ -302,8 +302,8 @@ class Answers:
 
         The filters say the same as the policies, which take 30 ms to parse.  Any other call, and any failure, is left to what
         judges by the policies."""
-        reach = self._reporter.reach
-        if reach is None or self._reporter.audit or request.phase or self._is_listen(request.call):
+        reach = self._reporting.reach
+        if reach is None or self._reporting.audit or request.phase or self._is_listen(request.call):
             return False
         try:
             if not reach.allows(request.call) or ((judge := self._loaded.judge) and judge.ungranted(request.event())):
@@ -315,15 +315,15 @@ class Answers:
 
     def _complain(self, error: Exception) -> None:
         what = f"{type(error).__name__}: {error}"
-        self._reporter.complain(f"looking into a denied call failed, so it meets the policy's action: {what}")
+        self._reporting.complain(f"looking into a denied call failed, so it meets the policy's action: {what}")
 
     def _is_listen(self, call: Notification) -> bool:
         """Return whether a call is a listen(2) that the helper has to judge."""
-        return self._reporter.listens and (call.arch, call.number) in _LISTEN
+        return self._reporting.listens and (call.arch, call.number) in _LISTEN
 
     def _answer_listen(self, request: Request, verdict: Verdict) -> bool:
         """Answer a listen(2) that the policies allow; return whether the call was one."""
-        if self._reporter.audit or not self._is_listen(request.call) or verdict.denying:
+        if self._reporting.audit or not self._is_listen(request.call) or verdict.denying:
             return False
         result = self._listen(request, verdict)
         if result is None:
@@ -361,8 +361,8 @@ class Answers:
         """Return whether the program may have a TCP socket, if no process outside has given it one since its start."""
         from callfence.policygen.files.ruleset import makes_tcp
 
-        may_be_granted = self._reporter.asking >= 0
-        return self._reporter.has_tcp or may_be_granted or all(map(makes_tcp, self._loaded.verdicts.policies))
+        may_be_granted = self._reporting.asking >= 0
+        return self._reporting.has_tcp or may_be_granted or all(map(makes_tcp, self._loaded.verdicts.policies))
 
     def _answer_otherwise(self, request: Request, verdict: Verdict) -> bool:
         """Answer the call without denying it, if that grants nothing beyond the policies; return whether it was answered."""
@@ -370,7 +370,7 @@ class Answers:
             return False
         from callfence.enforcer.reporting.instead import Instead
 
-        instead = Instead(request, verdict, self._devices, keeps_signals=self._reporter.keeps_signals)
+        instead = Instead(request, verdict, self._devices, keeps_signals=self._reporting.keeps_signals)
         is_answered = instead.answer()
         if instead.error:
             self._loaded.reports.failed(verdict.event, instead.error)
@@ -379,18 +379,18 @@ class Answers:
     def _may_be_answered(self, verdict: Verdict) -> bool:
         """Return whether the policies permit, by `implied`, to answer the call if that grants nothing beyond them."""
         # With --explain, the helper is notified of allowed calls, too, for the files or ports that they name.
-        return verdict.is_free and not self._reporter.audit and not (self._reporter.reach and not verdict.denying)
+        return verdict.is_free and not self._reporting.audit and not (self._reporting.reach and not verdict.denying)
 
     def _apply(self, request: Request, action: Action | None) -> None:
         """Carry out an action; None, and an action that nothing here can carry out, end the process.  Under --audit, the call
         runs."""
         kind = action.kind if action else "kill"
-        if self._reporter.audit:
+        if self._reporting.audit:
             if self.hides_a_loss(request.call):
                 exit_with(FAILED, request)
             else:
                 request.let_run()
-        elif action and action.allows and (self._reporter.reach or self._loaded.asker):
+        elif action and action.allows and (self._reporting.reach or self._loaded.asker):
             self._run(request)
         elif action and kind == "errno":
             request.fail(action.errno)

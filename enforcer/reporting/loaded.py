@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.reporting.asker import Asker
     from callfence.enforcer.reporting.output import Output
     from callfence.enforcer.reporting.report import Reports
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
     from callfence.enforcer.reporting.verdict import Verdict, Verdicts
     from callfence.policygen.model import Action
 
@@ -23,9 +23,9 @@ _NOBODY_ANSWERS = "nobody answers any more, so denied calls are no longer asked 
 class Loaded:
     """The parts, and whether the reports are all that there was to report."""
 
-    def __init__(self, reporter: Reporter, waiting: Waiting, program: int) -> None:
+    def __init__(self, reporting: Reporting, waiting: Waiting, program: int) -> None:
         """`waiting` has the calls that are answered later, `program` is the id of the program's first process."""
-        self.reporter = reporter
+        self.reporting = reporting
         self._waiting = waiting
         self._program = program
         self.is_whole = True
@@ -47,7 +47,7 @@ class Loaded:
             self.has_begun = True
             from callfence.enforcer.reporting.output import Output
 
-            self._output = Output(self.reporter, begins=self.is_whole)
+            self._output = Output(self.reporting, begins=self.is_whole)
         return self._output
 
     @property
@@ -78,10 +78,10 @@ class Loaded:
     @property
     def judge(self) -> Judge | None:
         """What judges files and ports; None if they are not judged."""
-        if self._judge is None and self.reporter.reach:
+        if self._judge is None and self.reporting.reach:
             from callfence.enforcer.files.unreachable import Judge
 
-            self._judge = Judge(self.reporter.reach, self._program)
+            self._judge = Judge(self.reporting.reach, self._program)
         return self._judge
 
     @property
@@ -101,13 +101,13 @@ class Loaded:
     @property
     def asker(self) -> Asker | None:
         """What asks about denied calls; None if nothing does."""
-        if self._asker is None and self.reporter.asking >= 0:
+        if self._asker is None and self.reporting.asking >= 0:
             from callfence.enforcer.reporting.asker import Asker
 
             def ended() -> None:
                 attempt(lambda: self.reports.say(_NOBODY_ANSWERS))
 
-            self._asker = Asker(self.reporter.asking, self.later, self._decided, ended)
+            self._asker = Asker(self.reporting.asking, self.later, self._decided, ended)
         return self._asker
 
     @property
@@ -141,15 +141,15 @@ class Loaded:
         """Note that a violation may go without a report, and say so if judging it failed."""
         self._has_lost = True
         if error:
-            self.reporter.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
+            self.reporting.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
 
     def _load(self) -> tuple[Verdicts, Reports]:
         if self._judging is None:
             from callfence.enforcer.reporting.report import Reports
             from callfence.enforcer.reporting.verdict import Verdicts
 
-            reports = Reports(self.reporter, self.output, self._program, self.judge)
-            self._judging = Verdicts(self.reporter.policies()), reports
+            reports = Reports(self.reporting, self.output, self._program, self.judge)
+            self._judging = Verdicts(self.reporting.policies()), reports
             reports.asker = self.asker
         return self._judging
 
@@ -161,11 +161,11 @@ class Loaded:
             if answer in LASTING:
                 self.verdicts.grant(rule)
                 for file, line in rule:
-                    if self.reporter.hosts:
-                        self.reporter.hosts.grant(file, line)
+                    if self.reporting.hosts:
+                        self.reporting.hosts.grant(file, line)
             self.reports.decided(rule, answer, who, calls)
         except Exception as error:
-            self.reporter.complain(f"an answer may be without effect: {type(error).__name__}: {error}")
+            self.reporting.complain(f"an answer may be without effect: {type(error).__name__}: {error}")
 
 
 def attempt(report: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from callfence.enforcer import alarms, kernel
 from callfence.enforcer.reporting.destination import has_room, identity
 
 if TYPE_CHECKING:
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
 
 _TIMEOUT = 0.5
 """Timeout in seconds of a write although poll(2) promised room.  O_NONBLOCK would change the program's own descriptor."""
@@ -40,9 +40,9 @@ class Output:
     """Writes reports to their destination.  After that has been closed, writes each to the standard error of its process,
     if that is the same file."""
 
-    def __init__(self, reporter: Reporter, *, begins: bool = True) -> None:
+    def __init__(self, reporting: Reporting, *, begins: bool = True) -> None:
         """Write the records of the start, if reports go to a log, unless `begins` is false."""
-        self._destination = reporter.destination
+        self._destination = reporting.destination
         self._waiting: deque[tuple[bytes, int]] = deque()
         """The texts that wait to be written, each with the id of its process."""
         self._size = 0
@@ -52,10 +52,10 @@ class Output:
         self._is_torn = False
         """Whether the last text was written only in part and then dropped."""
         self._not_before = 0.0
-        self.lost = reporter.log.lost if reporter.log else 0
+        self.lost = reporting.log.lost if reporting.log else 0
         """How many texts were dropped."""
         alarms.take()
-        for record in reporter.log.opening() if reporter.log and begins else ():
+        for record in reporting.log.opening() if reporting.log and begins else ():
             self.write(record)
 
     def write(self, data: bytes, process: int = 0) -> None:

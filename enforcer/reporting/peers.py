@@ -19,7 +19,7 @@ class Peers:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._reporter = loaded.reporter
+        self._reporting = loaded.reporting
         self._mediator: Mediator | None = None
         """What makes the calls; None until the first one."""
 
@@ -66,7 +66,7 @@ class Peers:
     def _refuse(self, request: Request) -> bool:
         """Fail a call that would make a socket about which there are no lines, after a report if the policies' filters allow
         it; return False for another call, and for one that the policies deny and that is reported like any other."""
-        hosts = self._reporter.hosts
+        hosts = self._reporting.hosts
         if hosts is None or hosts.is_audit or not (number := hosts.refused(request.call)):
             return False
         call = request.call
@@ -90,14 +90,14 @@ class Peers:
     def _making(self, request: Request, *, is_granted: bool = False) -> Mediator | None:
         """Return what makes a call, if it may reach another host and the policies' filters allow it, or `is_granted`; else
         None.  Raises OSError and others if what makes calls cannot be loaded."""
-        hosts = self._reporter.hosts
+        hosts = self._reporting.hosts
         if hosts is None or not hosts.are_judged(request, is_granted=is_granted):
             return None
         if self._mediator is None:
             from callfence.enforcer.hosts.mediator import Mediator
 
-            asks = self._reporter.asking >= 0
-            self._mediator = Mediator(hosts, self._loaded.later, self._deny, self._reporter.complain, asks=asks)
+            asks = self._reporting.asking >= 0
+            self._mediator = Mediator(hosts, self._loaded.later, self._deny, self._reporting.complain, asks=asks)
         return self._mediator
 
     def _deny(self, request: Request, refusal: Refusal) -> bool:
@@ -141,4 +141,4 @@ class Peers:
 
     def _complain(self, error: Exception) -> None:
         self._loaded.lose()
-        self._reporter.complain(f"a call to another host could not be judged, so it fails: {type(error).__name__}: {error}")
+        self._reporting.complain(f"a call to another host could not be judged, so it fails: {type(error).__name__}: {error}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.pending import Rule
     from callfence.enforcer.reporting.asker import Asker
     from callfence.enforcer.reporting.output import Output
-    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.settings import Reporting
 
 _DISTINCT = 50
 """How many distinct violations of one call are described, so that a program cannot fill the memory or the log with them."""
@@ -40,9 +40,9 @@ _LOOKS = 32
 class Reports:
     """Reports each distinct violation once, and counts its repetitions."""
 
-    def __init__(self, reporter: Reporter, output: Output, program: int = 0, judge: Judge | None = None) -> None:
+    def __init__(self, reporting: Reporting, output: Output, program: int = 0, judge: Judge | None = None) -> None:
         """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: that of files and ports."""
-        self._reporter = reporter
+        self._reporting = reporting
         self._program = program
         self._judge = judge
         self._output = output
@@ -66,7 +66,7 @@ class Reports:
         try:
             if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
                 self._describe(request, verdict, self._unlined(event))
-            if self._judge and (self._reporter.audit or not verdict.denying) and (ungranted := self._judge.ungranted(event)):
+            if self._judge and (self._reporting.audit or not verdict.denying) and (ungranted := self._judge.ungranted(event)):
                 self._describe(request, verdict, ungranted)
                 rule = tuple((lack.file, lack.line) for lack in ungranted)
                 if self.asker and all(line for _, line in rule):
@@ -76,11 +76,11 @@ class Reports:
 
     def _unlined(self, event: Event) -> list[Ungranted]:
         """Return why no entry would let a denied call run: it makes a socket about which there are no lines; [] for others."""
-        if self._reporter.hosts is None:
+        if self._reporting.hosts is None:
             return []
         from callfence.enforcer.hosts.targets import refusal_of
 
-        refusal = refusal_of(self._reporter.hosts, event)
+        refusal = refusal_of(self._reporting.hosts, event)
         return [lack._replace(error="") for lack in ungranted_of(refusal)] if refusal else []
 
     def report_port(self, request: Request, verdict: Verdict, *, is_hidden: bool = False) -> None:
@@ -109,7 +109,7 @@ class Reports:
         from callfence.enforcer.files.unreachable import Ungranted, subject_of
         from callfence.policygen.files.records import denied
 
-        source, what = self._reporter.records, denied(fields)
+        source, what = self._reporting.records, denied(fields)
         if source is None:
             return
         if what is None:
@@ -139,7 +139,7 @@ class Reports:
 
     def say(self, text: str, level: str = "") -> None:
         """Write a message that is not about a violation.  `level`: "note" for one that tells of nothing wrong."""
-        if log := self._reporter.log:
+        if log := self._reporting.log:
             self._output.write(log.record(MESSAGE, {"level": level or "warning", "message": text}))
         else:
             self._output.write(f"enforce: {printable(text)}\n".encode())
@@ -167,7 +167,7 @@ class Reports:
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
-        if self._failed and (self._reporter.log or self._judge):
+        if self._failed and (self._reporting.log or self._judge):
             counts = ", ".join(f"{answer}{f' ({count} times)' * (count > 1)}" for answer, count in sorted(self._failed.items()))
             allowing = "`enforce --audit` reports the lines that allow them"
             lacking = "not denied, but failed: calls that the policy lacks, as on a machine that does not offer them"
@@ -186,10 +186,10 @@ class Reports:
         self._output.flush(last=True)
         if lost := self._output.lost - self._lost:
             self._lost = self._output.lost
-            what, of = ("record", "the log") if self._reporter.log else ("report", "violations")
+            what, of = ("record", "the log") if self._reporting.log else ("report", "violations")
             text = f"{lost} {what}{'s' if lost > 1 else ''} of {of} could not be written"
-            self._reporter.complain(text)
-            if self._reporter.log:
+            self._reporting.complain(text)
+            if self._reporting.log:
                 self.say(text)
 
     def _describe(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
@@ -227,8 +227,8 @@ class Reports:
         for file in dict.fromkeys(lack.file for lack in ungranted):
             if lines := tuple(lack.line for lack in ungranted if lack.file == file and lack.line):
                 advice += (granting(file, lines),)
-        caller = caller_fields(pid) if self._reporter.log or self._reporter.asking >= 0 else {}
-        audit, phase = self._reporter.audit, verdict.phase
+        caller = caller_fields(pid) if self._reporting.log or self._reporting.asking >= 0 else {}
+        audit, phase = self._reporting.audit, verdict.phase
         action = _instead(verdict) or verdict.action
         violation = Violation(event, action, audit, pid, path, site, values, advice, phase, caller, tuple(ungranted))
         return violation, evidence
@@ -240,7 +240,7 @@ class Reports:
 
     def decided(self, rule: Rule, answer: str, who: str, calls: int) -> None:
         """Write the record of an answer to a question."""
-        if log := self._reporter.log:
+        if log := self._reporting.log:
             lines = [{"file": file, "line": line} for file, line in rule]
             fields = {"rule": lines, "answer": answer, "who": who or None, "calls": calls}
             self._output.write(log.record(ANSWERED, fields))
@@ -260,7 +260,7 @@ class Reports:
         If the task has ended or was interrupted, return {} and ""."""
         event = verdict.event
         caller = WaitingTask(event.task, process)
-        values = pointed(event, caller) if self._reporter.evidence else {}
+        values = pointed(event, caller) if self._reporting.evidence else {}
         site = caller.site(event.arch, event.ip) if with_site else ""
         if not request.is_waiting():  # what was read may have been about another process with that pid
             return {}, ""
@@ -270,13 +270,13 @@ class Reports:
 
     def _publish(self, repeated: Repeated) -> None:
         violation = repeated.first
-        if log := self._reporter.log:
+        if log := self._reporting.log:
             self._output.write(log.record(DENIED, violation.fields(repeated.count, repeated.evidence)), repeated.process)
             return
         assert isinstance(violation, Violation)  # audit records are read for a log only
         if repeated.count == 1:
             text = violation.text()
-            if self._reporter.colour:
+            if self._reporting.colour:
                 first, _, rest = text.partition("\n")
                 text = f"\x1b[1;31m{first}\x1b[0m\n{rest}"
         else:

@@ -14,7 +14,7 @@ from callfence.enforcer.confinement import scope_ruleset
 from callfence.enforcer.duty import Duty
 from callfence.enforcer.errors import FAILED, EnforceError, GoneError
 from callfence.enforcer.reporting.destination import TEXT, Destination
-from callfence.enforcer.reporting.reporter import Reporter
+from callfence.enforcer.reporting.settings import Reporting
 from callfence.enforcer.spawning import protocol
 from callfence.enforcer.spawning.peer import Peer, Rights
 from callfence.policygen.text import printable
@@ -79,12 +79,12 @@ class Spawner:
             self._rehearse_work()
 
     def _rehearse_work(self) -> None:
-        reporter = Reporter(Destination(2, TEXT), list, audit=False)
-        started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporter)
+        reporting = Reporting(Destination(2, TEXT), list, audit=False)
+        started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporting)
         filter_ = launch.combined(started)
         execution.locate(started.argv[0], started.environment)
-        confining.Work(os.getpid(), filter_, reporter, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
-        Duty(reporter, later=self.later)
+        confining.Work(os.getpid(), filter_, reporting, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
+        Duty(reporting, later=self.later)
 
     def _take(self, connection: _socket.socket) -> NoReturn:
         helper.close_all_but((0, 1, 2, connection.fileno()))
@@ -111,7 +111,7 @@ class Spawner:
         connection.detach()
         helper.go_to_proc()
         helper.close_all_but((0, 1, 2, peer.pidfd, *work.descriptors()))
-        confining.follow(work, peer.pidfd if work.reporter else -1)
+        confining.follow(work, peer.pidfd if work.reporting else -1)
 
     def _prepared(self, peer: Peer, request: Request, descriptors: list[int]) -> tuple[confining.Work, bytes, list[int]]:
         """Trace the client, which is stopped then, and prepare this process to confine it.  Return the helper's work, the
@@ -132,7 +132,7 @@ class Spawner:
             refuse(error)
             raise
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
-        if work.reporter:
+        if work.reporting:
             helper.probe_listener(peer.pidfd)
         peer.hold()
         return work, answer, [ruleset for ruleset, _, _ in rulesets]
@@ -143,7 +143,7 @@ class Spawner:
         return confining.Work(
             program,
             filter_,
-            started.reporter,
+            started.reporting,
             arm=started.arm,
             stderr=started.stderr,
             plan=started.plan,

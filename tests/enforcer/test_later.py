@@ -28,7 +28,7 @@ import os, sys
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command, filters
 from callfence.enforcer import later
-from callfence.enforcer.reporting.reporter import Reporter
+from callfence.enforcer.reporting.settings import Reporting
 with open("note", "rb") as file:
     note = file.read()
 code = later.Later(later.without_digests(note) if sys.argv[1] == "elsewhere" else note)
@@ -54,10 +54,10 @@ text = f"arch {COMPAT}\nread: allow\narch {NATIVE}\n{calls}".encode()
 for json in (False, True):
     policies = lambda: [("x.policy", filters.parsed("x.policy", text, lambda name: b"").policy)]
     destination = Destination(2, LINES if json else TEXT)
-    reporter = Reporter(destination, policies, audit=False, log=Log(destination, []) if json else None)
+    reporting = Reporting(destination, policies, audit=False, log=Log(destination, []) if json else None)
     if json:
-        reporter.log.start = {"command": ["app", "--key=x"]}
-    reports, verdicts = Reports(reporter, Output(reporter)), Verdicts(policies())
+        reporting.log.start = {"command": ["app", "--key=x"]}
+    reports, verdicts = Reports(reporting, Output(reporting)), Verdicts(policies())
     for arch in (0xC000003E, 0x40000003, 0xC00000B7, 5):
         for number in (0, 9, 11, 16, 41, 56, 72, 157, 257, 4000, 0x40000001):
             asked = Notification(1, os.getpid(), 0, number, arch, 77)

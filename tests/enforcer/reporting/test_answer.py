@@ -17,7 +17,7 @@ from callfence.enforcer.reporting.answer import Answers
 from callfence.enforcer.reporting.destination import TEXT, Destination
 from callfence.enforcer.reporting.events import Log
 from callfence.enforcer.reporting.opening import opened
-from callfence.enforcer.reporting.reporter import Reporter
+from callfence.enforcer.reporting.settings import Reporting
 from callfence.policygen.model import ALLOW, KILL, Action, ActionKind
 from callfence.tracer.abi import NATIVE
 from tests.enforcer.reporting.test_events import parsed
@@ -36,9 +36,9 @@ class Case:
         note = self.done.append
         monkeypatch.setattr(answer, "end_process", lambda _request: note("killed"))
         monkeypatch.setattr(answer, "trap", lambda _request: note("trapped"))
-        reporter = Reporter(Destination(-1, TEXT), list, **{"audit": False, **settings})
-        monkeypatch.setattr(Reporter, "complain", lambda _self, text: note(text.partition(":")[0]))
-        self.answers = Answers(Notification(), SimpleNamespace(), reporter, 1, -1, (-1, -1))
+        reporting = Reporting(Destination(-1, TEXT), list, **{"audit": False, **settings})
+        monkeypatch.setattr(Reporting, "complain", lambda _self, text: note(text.partition(":")[0]))
+        self.answers = Answers(Notification(), SimpleNamespace(), reporting, 1, -1, (-1, -1))
         self.request: Any = SimpleNamespace(call=Notification(task=7), phase="", fail=note, is_waiting=lambda: True)
         self.request.let_run = lambda: note("runs")
         self.request.finish = lambda result: note(("finished", result))
@@ -208,8 +208,8 @@ def test_the_log_of_a_program_that_never_ran(
     monkeypatch.setattr(answer.kernel, "wait_status", lambda *_: status)
     log = Log(opened(str(tmp_path / "log")), [])
     log.start = {"command": ["app"]}
-    reporter = Reporter(log.destination, list, audit=False, log=log)
-    Answers(Notification(), SimpleNamespace(), reporter, 7, -1, (-1, -1)).never_ran(has_said=has_said)
+    reporting = Reporting(log.destination, list, audit=False, log=log)
+    Answers(Notification(), SimpleNamespace(), reporting, 7, -1, (-1, -1)).never_ran(has_said=has_said)
     alarms.limit_calls(0)
     written = parsed((tmp_path / "log").read_text())
     assert [(record["event"], record.get("status")) for record in written] == records

@@ -17,9 +17,9 @@ def fails(*_: object) -> Any:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, said: list[str], **parts: Any) -> Loaded:
-    reporter: Any = SimpleNamespace(complain=said.append, reach=None, asking=-1, hosts=None)
+    reporting: Any = SimpleNamespace(complain=said.append, reach=None, asking=-1, hosts=None)
     monkeypatch.setattr(Loaded, "_load", lambda _self: (parts.get("verdicts"), parts.get("reports")))
-    return Loaded(reporter, None, 1)  # type: ignore[arg-type]
+    return Loaded(reporting, None, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("what", ["judging", "reporting"])
@@ -43,7 +43,7 @@ def test_an_answer_takes_effect_for_calls_and_hosts_and_has_a_record(
     reports = SimpleNamespace(decided=lambda *record: done.append(record))
     one = made(monkeypatch, said, verdicts=SimpleNamespace(grant=done.append), reports=reports)
     rule = (("a", "tcp connect x: 1"), ("b", "tcp connect x: 2"))
-    one.reporter.hosts = SimpleNamespace(grant=lambda *line: done.append(line))  # type: ignore[assignment]
+    one.reporting.hosts = SimpleNamespace(grant=lambda *line: done.append(line))  # type: ignore[assignment]
     one._decided(rule, answer, "me", 2)
     assert done == [*([rule, *rule] if lasts else []), (rule, answer, "me", 2)]
     one = made(monkeypatch, said, verdicts=SimpleNamespace(grant=fails), reports=SimpleNamespace(decided=fails))

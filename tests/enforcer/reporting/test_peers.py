@@ -31,7 +31,7 @@ class Case:
         note = self.done.append
         self.request: Any = SimpleNamespace(call=Notification(), phase="", fail=note)
         self.loaded: Any = SimpleNamespace(lose=lambda *error: note(("lost", *map(str, error))), asker=None)
-        self.loaded.reporter = SimpleNamespace(hosts=SimpleNamespace(is_audit=False, **hosts), complain=note, asking=-1)
+        self.loaded.reporting = SimpleNamespace(hosts=SimpleNamespace(is_audit=False, **hosts), complain=note, asking=-1)
         self.peers = Peers(self.loaded)
 
 
@@ -74,7 +74,7 @@ def test_a_socket_that_no_line_is_about(monkeypatch: pytest.MonkeyPatch, answer:
     assert case.peers.take(case.request) is (expected is not None)
     assert case.done == (expected or [])
     case.done.clear()
-    case.loaded.reporter.hosts.is_audit = True
+    case.loaded.reporting.hosts.is_audit = True
     assert (case.peers.take(case.request), case.done) == (False, [])
 
 

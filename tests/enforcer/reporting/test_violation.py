@@ -14,7 +14,7 @@ from callfence.enforcer.reporting import report
 from callfence.enforcer.reporting.destination import LINES, TEXT, Destination
 from callfence.enforcer.reporting.events import Log
 from callfence.enforcer.reporting.output import Output
-from callfence.enforcer.reporting.reporter import Reporter
+from callfence.enforcer.reporting.settings import Reporting
 from callfence.enforcer.reporting.violation import REFUSED, Violation
 from callfence.policygen.evidence.facts import Union
 from callfence.policygen.model import KILL, Action, ActionKind
@@ -84,31 +84,31 @@ def test_counts_come_after_twice_the_time_of_the_last_up_to_an_hour(monkeypatch:
 
 def test_a_complaint_is_one_short_line_and_never_waits() -> None:
     reader, writer = os.pipe()
-    reporter = Reporter(Destination(writer, TEXT), list, audit=False)
-    reporter.complain("x" * 5000)
+    reporting = Reporting(Destination(writer, TEXT), list, audit=False)
+    reporting.complain("x" * 5000)
     assert os.read(reader, 9999) == b"enforce: " + b"x" * 1000 + b"\n"
     os.set_blocking(writer, False)
     os.write(writer, bytes(1 << 20))
     os.set_blocking(writer, True)
-    reporter.complain("x")
+    reporting.complain("x")
     os.close(reader)
-    reporter.complain("x")
-    reporter.give_back()
-    reporter.complain("x")
-    assert reporter.destination.descriptor == -1
+    reporting.complain("x")
+    reporting.give_back()
+    reporting.complain("x")
+    assert reporting.destination.descriptor == -1
 
 
 def test_where_reports_go_to_a_log_complaints_go_to_standard_error_until_the_program_ends() -> None:
     (reader, writer), log = os.pipe(), Log(Destination(-1, LINES), [])
     os.set_blocking(reader, False)
-    reporter = Reporter(log.destination, list, audit=False, log=log, stderr=writer)
-    reporter.complain("one")
+    reporting = Reporting(log.destination, list, audit=False, log=log, stderr=writer)
+    reporting.complain("one")
     for _ in range(2):
-        reporter.give_back()
-    reporter.complain("two")
+        reporting.give_back()
+    reporting.complain("two")
     assert os.read(reader, 99) + os.read(reader, 99) == b"enforce: one\n"
     os.close(reader)
-    assert Reporter(Destination(-1, TEXT), list, audit=False, stderr=2).stderr == -1
+    assert Reporting(Destination(-1, TEXT), list, audit=False, stderr=2).stderr == -1
 
 
 def test_a_call_that_failed_is_named_with_what_it_asked_for():
@@ -122,8 +122,8 @@ def test_a_program_that_varies_what_it_asks_for_makes_no_long_note():
     ours, theirs = os.pipe()
     log = Log(Destination(theirs, LINES), [])
     log.start = {"command": ["app"]}
-    reporter = Reporter(log.destination, list, audit=False, log=log)
-    reports = report.Reports(reporter, Output(reporter))
+    reporting = Reporting(log.destination, list, audit=False, log=log)
+    reports = report.Reports(reporting, Output(reporting))
     for option in range(1, 1001):
         reports.failed(event("prctl", -option), 22)
     reports.summarise()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.reporting.events import Log
     from callfence.policygen.model import Policy
 
-class Reporter:
+class Reporting:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
