@@ -19,7 +19,7 @@ PYTEST_FLAGS ?= $(IN_PARALLEL) -m 'not long'
 help:
 	@echo 'make demo     learn a sample, show its policy, run it confined, explain a denial'
 	@echo 'make test     the tests, but for the long ones; as root on Debian it first installs the packages that they need'
-	@echo 'make long     the long tests: servers, services, packages, pages, many random policies'
+	@echo 'make long     the long tests: servers, services, packages, pages, limits, many random policies'
 	@echo 'make check    ruff and mypy --strict'
 	@echo 'make fuzz     try hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     run random process trees under learn for SOAK_SECONDS=7200'

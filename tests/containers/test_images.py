@@ -90,6 +90,7 @@ def test_an_image_runs_under_what_was_learned_in_it(
     assert lacking.returncode != 0 and image.prints not in lacking.stdout, "the runtime's own calls were not needed"
 
 
+@pytest.mark.long
 def test_shards_are_folded_into_one_profile(
     containers: Containers,
     tool: tuple[Path, tuple[str, ...]],

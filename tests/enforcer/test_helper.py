@@ -374,6 +374,7 @@ def test_interrupting_it_early_leaves_nothing(place):
         assert output in ("", "-13\n")
 
 
+@pytest.mark.long
 def test_stopping_and_continuing_it_early_changes_nothing(place):
     """SIGSTOP cannot be blocked: it comes in the middle of what is done to put the filter in, a denied close included."""
     place.policy(ERRNO)

@@ -67,6 +67,7 @@ def test_every_difference_is_found(both: tuple[Policy, Policy], data: st.DataObj
             assert found and all(at(one.space, one.where, point_of(event)) == TRUE for one in sets)
 
 
+@pytest.mark.long
 @often
 @given(pairs())
 def test_z3_agrees(both: tuple[Policy, Policy]) -> None:

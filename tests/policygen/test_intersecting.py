@@ -75,6 +75,7 @@ def test_exactly_what_both_allow(seed: int) -> None:
     assert refused < tried / 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.stem)
 def test_with_itself_and_with_everything(file: Path) -> None:
     policy = parse_file(file).policy

@@ -164,6 +164,7 @@ def test_the_diff_is_read_in_a_minute(name: str, learned: Callable[[str], Diffs]
         assert any("it newly reaches the network [network]" in line for line in lines[:3]), lines
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_comment_names_the_same(name: str, learned: Callable[[str], Diffs]) -> None:
     text, markdown = (shown.splitlines() for shown in learned(name))

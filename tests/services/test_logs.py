@@ -91,6 +91,7 @@ def test_a_pipe_is_no_log(tmp_path: Path, logs: list[Path], number: int) -> None
     os.close(other)
 
 
+@pytest.mark.long
 def test_a_hole_is_not_copied(tmp_path: Path, logs: list[Path]) -> None:
     with sizes(logs) as decided:
         os.truncate(logs[1], 1 << 30)

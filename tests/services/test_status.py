@@ -182,6 +182,7 @@ def test_a_unit_of_which_only_the_drop_in_is_left(
     assert f"gone: systemd has no such service ({load})" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_drop_in_that_systemd_reads_after_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,6 +123,7 @@ def test_nothing_is_granted_beyond_the_baseline(policy: Path) -> None:
     assert policy.read_text() == POLICY
 
 
+@pytest.mark.long
 def test_a_command_that_takes_too_long_or_does_not_exist(policy: Path) -> None:
     texts: list[str] = []
 
@@ -202,6 +203,7 @@ def test_a_session_keeps_files_that_were_granted_for_the_next_command(tmp_path: 
     assert "./key" not in policy.read_text()
 
 
+@pytest.mark.long
 def test_a_command_that_leaves_a_process_behind_holds_nothing_up(tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"
     policy.write_text("default allow\n")
@@ -222,6 +224,7 @@ def test_what_a_command_prints_takes_no_memory_without_end(tmp_path: Path, monke
     assert (done.status, len(done.output), len(done.errors)) == (0, 1 << 20, 5)
 
 
+@pytest.mark.long
 def test_many_denials_take_neither_the_answer_nor_the_memory(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each differs from the others, so each has a report."""
     texts: list[str] = []
@@ -249,6 +252,7 @@ def test_many_denials_take_neither_the_answer_nor_the_memory(policy: Path, monke
         assert session.denial(len(numbers) - 2).number == len(numbers) - 2
 
 
+@pytest.mark.long
 def test_what_is_left_behind_takes_no_memory(policy: Path) -> None:
     policy.write_text(for_this_machine("default allow\nchroot: errno EPERM\n"))
     with Session(policy) as session:

@@ -45,6 +45,7 @@ def call(commands: Commands, folder: Path, *words: str) -> str:
     return done.stdout.decode()
 
 
+@pytest.mark.long
 def test_a_clone_shows_programs_and_files(commands: Commands, clone: Path) -> None:
     why = call(commands, clone, "why", "app.policy", "execve")
     assert "  learned\n" in why and "/dash, at dash, such as" in why and 'argv=["cp", "sorted", "copy"]' in why
@@ -110,6 +111,7 @@ def test_options_that_contradict_each_other(commands: Commands, tmp_path: Path, 
     assert done.returncode == 125 and b"--write-evidence cannot be given with" in done.stderr
 
 
+@pytest.mark.long
 def test_git_merges_the_lines_of_two_branches(commands: Commands, clone: Path) -> None:
     call(commands, clone, "git-setup")
     git(clone, "add", ".")

@@ -62,6 +62,7 @@ def test_a_log_and_learning_give_the_same_policy(name: str, tmp_path: Path) -> N
         assert "callfence import: log: " not in told.replace("callfence import: log: pointers are not printed", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags", ["-n", "-i", "-n -i -ttt -T", "-k", "-C", "-e read=all -e write=all", "-r -Y -yy -v -xx -s 4096"]
 )

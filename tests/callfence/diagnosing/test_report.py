@@ -71,6 +71,7 @@ def test_a_name_that_is_a_word_of_the_language_is_masked_too() -> None:
     assert masking.without_names("path read: read\n", {"read"}) == "path <1>: <1>\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["plain", "back`tick", "a[x](y)", "white space", "new\nline", "-dash", "$(id)", "@everyone"])
 def test_hostile_names_and_an_environment_with_secrets(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

@@ -127,6 +127,7 @@ def test_only_the_lines_with_more_risks_are_new(tmp_path: Path) -> None:
     assert {line for new, line in found if new} == {"path $HOME/.ssh/b", "path /etc"}
 
 
+@pytest.mark.long
 def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     done = run(learned, "report", "it.policy", "--against", "old.policy", "-o", str(out))

@@ -137,6 +137,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_next_version_is_stopped(reviewed, name):
     script, place = HOSTILE[name]

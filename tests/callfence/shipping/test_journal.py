@@ -103,6 +103,7 @@ def test_the_journal_is_followed(played: Place, monkeypatch: pytest.MonkeyPatch)
     assert "--follow --no-tail" in (played.folder / "calls").read_text()
 
 
+@pytest.mark.long
 def test_a_journalctl_that_ends_is_started_again(played: Place) -> None:
     process = played.start("--prometheus", "callfence.prom", "--journal")
     enter(played, line("start").decode())

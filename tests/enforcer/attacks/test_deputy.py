@@ -81,6 +81,7 @@ def test_a_child_does_not_signal_its_parent(place, attacker):
         process.communicate()
 
 
+@pytest.mark.long
 def test_a_socket_without_a_port_does_not_listen(place, attacker):
     """listen.c: `tcp bind: none`, before and after a phase too."""
     program = attacker("deputy/listen")

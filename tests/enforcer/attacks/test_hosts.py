@@ -170,6 +170,7 @@ def runs(network):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_it_reaches_no_peer_without_a_line(runs, attack):
     (plain, reached, _), (confined, arrived, _) = runs
@@ -404,6 +405,7 @@ STEADY = 2000
 """Calls one after the other, which take longer than it takes to find the helper."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scope", "number", "status", "count"),
     [("none", signal.SIGKILL, -signal.SIGKILL, 0), ("signals", signal.SIGKILL, 0, 1), ("none", signal.SIGSTOP, 0, 1)],

@@ -79,6 +79,7 @@ def test_a_digest_with_the_key_is_no_signature(inside, place):
     assert not (place.folder / "made").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", ["--no-cache", "--quiet-kernel"])
 def test_a_key_that_a_program_has_made_first_is_no_secret(inside, place, options):
     """It can be made where `enforce` did not need the secret: without the cache, or with one of root's or of a file."""

@@ -32,6 +32,7 @@ def test_a_child_whose_parent_is_not_known_is_in_its_phase(place, attacker, mode
     place.wait_for_helpers()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("under", [(), NOBODY], ids=["root", "no privilege"])
 def test_as_many_processes_as_the_helper_has_descriptors(place, attacker, under):
     """many.c: each process that entered the phase took a descriptor, and the last ones stayed in the start phase."""

@@ -180,6 +180,7 @@ def test_stopping_it_makes_denied_calls_wait(attacked, user):
     assert outcomes == {"stop_by_received_descriptor": ("done", "EACCES")}, errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["thread", "process", "chain"])
 @pytest.mark.parametrize("other", [(), ("another",)], ids=["same user", "another user"])
 def test_a_descriptor_that_changes_lets_no_port_be_listened_on(place, attacker, who, other):
@@ -340,6 +341,7 @@ def of_terminal():
     return keyboard, screen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ends", [os.pipe, of_terminal], ids=["pipe", "terminal"])
 @pytest.mark.parametrize(("alarms", "pause"), [(0, 0), (3, 0), (0, 0.8)], ids=["undisturbed", "SIGALRM", "pausing"])
 def test_a_slow_reader_holds_nothing_up(place, ends, alarms, pause):

@@ -54,6 +54,7 @@ def test_no_way_leads_around_the_phase(place, attacker, way, default, entries, r
         place.wait_for_helpers(10)
 
 
+@pytest.mark.long
 def test_a_process_that_is_born_as_another_thread_enters_the_phase_does_not_stay_behind(place, attacker):
     """It shares the memory of its parent, and the helper heard of it too late (7 of 30 starts)."""
     (place.folder / attacker("ways/ways", f"-I{INCLUDE}")).rename(place.folder / "program")

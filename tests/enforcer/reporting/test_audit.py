@@ -248,6 +248,7 @@ def test_an_audit_daemon_takes_nothing_away(run):
     assert lines(records) == ["path ./other/a: read"]
 
 
+@pytest.mark.long
 def test_what_is_lost_is_counted(place, build, on):
     program = build("files", "-static")
     (place.folder / "a").write_text("text")

@@ -54,6 +54,7 @@ def test_a_fifo_that_nobody_reads(place: Workplace) -> None:
     assert "the log fifo cannot be opened: it is a FIFO that no process reads" in done.stderr
 
 
+@pytest.mark.long
 def test_a_fifo_whose_reader_is_slow_or_gone(place: Workplace) -> None:
     place.policy(ERRNO)
     os.mkfifo(place.folder / "fifo")

@@ -62,6 +62,7 @@ def test_a_malformed_request_is_refused(spawner, what):
     spawner.works()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["nothing", "half a head", "half", "die before", "die after", "exit after"])
 def test_a_client_that_ends_leaves_nothing(spawner, what):
     for _ in range(10):
@@ -188,6 +189,7 @@ def test_descriptors_of_a_refused_client_are_closed(spawner):
     os.close(reader)
 
 
+@pytest.mark.long
 def test_no_end_of_the_helper_leaves_a_client_unconfined(spawner):
     """It is killed at each moment of a start: the program is not run, or confined, or killed."""
     spawner.policy(allowing_all().replace("\nuname: allow", ""))

@@ -77,6 +77,7 @@ def test_it_ends_on_a_signal(idle, number):
     idle.wait_until(lambda: not idle.processes())
 
 
+@pytest.mark.long
 def test_it_ends_when_nobody_comes(idle):
     process = subprocess.Popen([*idle.command(), "--idle", "5"], env=idle.environment, stderr=subprocess.PIPE)
     with process:

@@ -110,6 +110,7 @@ def test_each_architecture_alone(arch: Arch) -> None:
         assert evaluate(alone, one) == (action if one.arch == arch.audit else KILL)
 
 
+@pytest.mark.long
 @pytest.mark.hypothesis
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(st.data())

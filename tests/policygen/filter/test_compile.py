@@ -461,6 +461,7 @@ def test_a_condition_that_no_filter_can_hold() -> None:
         compile_policy(Policy({X86_64: {LSEEK: Entry(condition)}}))
 
 
+@pytest.mark.long
 def test_a_condition_that_is_too_complex() -> None:
     bits = [And(tuple(Condition(index, Operator.MASKED, 0, 1 << (7 * place + 3 * index) % 31) for index in range(5)))
             for place in range(60)]  # fmt: skip

@@ -22,6 +22,7 @@ from callfence.tracer.abi import Arch
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.policy"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_learned_policies_surely_have_filters(sample: Path) -> None:
     policy = parse_file(sample).policy
@@ -29,6 +30,7 @@ def test_learned_policies_surely_have_filters(sample: Path) -> None:
     assert surely_fits(policy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", Arch)
 def test_the_implied_set_fits_its_bound(arch: Arch) -> None:
     """All of its rows, as if every capability were granted."""
@@ -41,6 +43,7 @@ def test_the_implied_set_fits_its_bound(arch: Arch) -> None:
     assert 0.75 * IMPLIED < length <= IMPLIED
 
 
+@pytest.mark.long
 @settings(max_examples=EXAMPLES)
 @given(strategies.policies())
 def test_no_filter_is_longer(policy: Policy) -> None:
@@ -52,6 +55,7 @@ def test_no_filter_is_longer(policy: Policy) -> None:
         assert not surely_fits(policy)
 
 
+@pytest.mark.long
 def test_a_policy_without_a_filter_does_not_surely_fit() -> None:
     values = ", ".join(str(place * place) for place in range(6000))
     policy = parse(f"lseek: offset in {{{values}}}\n").policy

@@ -41,6 +41,7 @@ def less(old: Policy, new: Policy) -> list[str]:
     return [str(one.example) for one in compare(old, new).differences if one.change is Change.LESS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_a_reduced_policy_means_what_its_expansion_reduced_does(a: str, b: str) -> None:
     one, by = policy(a), policy(b)

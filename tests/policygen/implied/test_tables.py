@@ -110,6 +110,7 @@ def least(arch: Arch, names: tuple[str, ...]) -> list[str]:
 CASES = [(arch, names) for arch in Arch for names in ((), *((name,) for name in NAMES if arch is Arch.X86_64), NAMES)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arch", "names"), CASES, ids=lambda one: one if isinstance(one, Arch) else ", ".join(one) or "-")
 def test_the_linter_finds_nothing_in_what_is_implied(arch: Arch, names: tuple[str, ...]) -> None:
     own = "\n".join(least(arch, names))

@@ -198,6 +198,7 @@ def test_a_long_line_is_shown_around_the_mistake() -> None:
     assert line[carets.index("^") : carets.rindex("^") + 1] == "fdd"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opening", ["(", "!(", "!", "(!"])
 def test_deep_nesting(opening: str) -> None:
     with pytest.raises(PolicyError, match="nested deeper than 64"):

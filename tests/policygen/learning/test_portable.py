@@ -326,6 +326,7 @@ def learned_entries(draw: st.DrawFn, number: int, operators: frozenset[Operator]
     return Entry(Or(tuple(And(tuple(parts)) for parts in alternatives)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0].name)
 @SLOW
 @given(st.data())

@@ -436,6 +436,7 @@ class TestAtomic:
         assert error.value.errno == errno.ELOOP
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["", '{"callfence recording": 4, "runs": 1, "observations": 0}\n'])
 def test_a_sparse_file_takes_no_memory(tmp_path: Path, first: str) -> None:
     """It takes no disk: who sends a recording could fill the memory of who merges it."""

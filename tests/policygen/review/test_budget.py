@@ -125,6 +125,7 @@ def test_ordinary_policies_take_a_hundredth_of_it(file: Path) -> None:
     assert budget.work < TOTAL / 2
 
 
+@pytest.mark.long
 def test_what_an_implied_set_goes_by_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     class Counted(Budget):
         def __init__(self, *limits: int) -> None:

@@ -89,6 +89,7 @@ def test_no_loss_is_silent(meant: Policy, runtime: str) -> None:
     assert exported == export_oci(meant, format_options(runtime=runtime))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_libseccomps_filter_is_what_the_profile_means(path: Path) -> None:
     written = exported_sample(path, "runc").data

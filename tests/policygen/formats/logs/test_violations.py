@@ -228,6 +228,7 @@ def test_memory_is_bounded_where_texts_are_long(monkeypatch: pytest.MonkeyPatch)
     )
 
 
+@pytest.mark.long
 def test_files_are_bounded() -> None:
     """No line has more grants than enforce would ask for; files beyond those that are kept are a gap."""
     lines = [[f"path /{number}/{place}: read" for place in range(6000)] for number in range(50)]
