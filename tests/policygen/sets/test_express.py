@@ -86,6 +86,9 @@ def written(line: str, limit: int) -> str | None:
         ("mprotect: prot in PROT_READ|PROT_WRITE",
          "prot == PROT_NONE || prot == PROT_READ || prot == PROT_READ|PROT_WRITE || prot == PROT_WRITE"),
         ("mprotect: !(prot has PROT_WRITE|PROT_EXEC)", "!(prot has PROT_WRITE|PROT_EXEC)"),
+        ("mprotect: !(prot has PROT_WRITE|PROT_EXEC) && !(prot has PROT_READ|PROT_SEM)",
+         "prot & PROT_EXEC|PROT_SEM == 0 || prot & PROT_READ|PROT_EXEC == 0"
+         " || prot & PROT_READ|PROT_WRITE == 0 || prot & PROT_WRITE|PROT_SEM == 0"),
         ("fchmod: mode & 0o111 == 0", "mode & 0111 == 0"),
         ("umask: mask == 0o22", "mask == 022"),
         # whatever they are
@@ -155,6 +158,7 @@ def test_what_is_no_argument_of_the_call_has_no_form() -> None:
         where = to_bdd(sets, given, mmap.arguments)
         assert express(sets, where, Arch.X86_64, mmap.number, 16) is not None
         assert express(sets, where, Arch.X86_64, read.number, 16) is None
+    assert express(sets, sets.variable(BITS - 1), Arch.X86_64, read.number, 16) is None  # of the instruction pointer
 
 
 def test_alternatives_that_are_too_complex_stay() -> None:
