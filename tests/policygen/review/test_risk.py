@@ -67,14 +67,14 @@ LOCKS = f"{WRITES}flock: allow\n"
         ("fcntl: cmd == F_SETOWN", "fcntl: cmd == F_SETOWN || cmd == F_GETFD", [True]),
         ("fcntl: cmd == F_SETOWN || cmd == F_GETFD", "fcntl: cmd == F_SETOWN", [True]),
         ("fcntl: cmd == F_GETFD", "fcntl: cmd == F_GETFD || cmd == F_SETLEASE", [False]),
-        (f"{WRITES}fcntl: cmd == F_GETFD", f"{WRITES}fcntl: cmd == F_GETFD || cmd == F_SETLK", [False]),
-        (f"{LOCKS}fcntl: cmd == F_GETFD", f"{LOCKS}fcntl: cmd == F_GETFD || cmd == F_SETLK", [True]),
+        (f"{WRITES}fcntl: cmd == F_GETFD", f"{WRITES}fcntl: cmd == F_GETFD || cmd == F_SETLKW", [False]),
+        (f"{LOCKS}fcntl: cmd == F_GETFD", f"{LOCKS}fcntl: cmd == F_GETFD || cmd == F_SETLKW", [True]),
         ("default allow\ngetpid: errno EPERM", "default allow", [True]),
         ("default allow\nfchmod: errno EPERM", "default allow", [False]),
     ],
 )
 def test_what_an_implied_set_would_give_is_redundant_unless_it_gives_more(old: str, new: str, redundant: list[bool]) -> None:
-    """F_SETLK also lets a policy have the lock of a file, which `flock` does as well."""
+    """F_SETLKW also lets a policy have the lock of a file, which `flock` does as well."""
     before, after = (parse(f"arch x86_64\n{text}\n").policy for text in (old, new))
     found = ranked(before, after, compare(before, after))
     assert [one.is_redundant for one in found] == redundant
