@@ -234,6 +234,4 @@ def minimise(
 
 
 def _conditions(expression: Expression) -> int:
-    if isinstance(expression, Condition):
-        return 1
-    return len(expression.parts) if isinstance(expression, And) else 0
+    return len(expression.parts) if isinstance(expression, And) else 1

@@ -167,3 +167,16 @@ def test_alternatives_that_are_too_complex_stay() -> None:
     parts = alternatives(entry.expression)
     assert (len(minimise(parts, call.arguments)), len(parts)) == (1, 2)
     assert minimise(parts, call.arguments, lambda: Space(BITS, 5, 5)) == parts
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kept"),
+    [
+        ("fd == 3", "fd <= 3 && fd >= 3", 0), ("fd <= 3 && fd >= 3", "fd == 3", 1), ("fd == 3", "!(fd != 3)", 0),
+        ("!(fd != 3)", "fd == 3", 0), ("!(fd != 3)", "fd <= 3 && fd >= 3", 0),
+    ],
+)  # fmt: skip
+def test_of_two_alternatives_that_are_the_same_the_shorter_or_the_first_stays(one: str, other: str, kept: int) -> None:
+    call = table(Arch.X86_64).by_name["read"]
+    parts = [parse(f"read: {text}\n").policy.entries[Arch.X86_64][call.number].expression for text in (one, other)]
+    assert minimise(parts, call.arguments) == (parts[kept],)
