@@ -10,7 +10,7 @@ from pathlib import Path
 
 from callfence.companion import update
 from callfence.learning.granted import watched, with_files
-from callfence.learning.store import add, print_forbidden
+from callfence.learning.store import add, print_forbidden, with_scope
 from callfence.learning.summary import call_name, size_of
 from callfence.policygen import formats, reading
 from callfence.policygen.evaluate import evaluate, refusal
@@ -71,7 +71,7 @@ def import_recording(options: LogOptions) -> int:
     _print_gaps("import", options.file, recording)
     if output is None:
         generated = _generate(recording, None, f"{options.file} ({options.format})", options, Recording(), recording)
-        sys.stdout.write(generated.document.text())
+        sys.stdout.write(with_scope(Recording(), recording, None, generated).document.text())
     elif output.suffix == ".policy":
         _into_policy(output, recording, options)
     else:

@@ -86,7 +86,7 @@ def add(
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = _existing(policy, prepared) if policy.exists() and not fresh else None
         whole = bounded(merge(old, runs))
-        generated = _with_scope(old, whole, existing, generated_from(old, whole, existing))
+        generated = with_scope(old, whole, existing, generated_from(old, whole, existing))
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
@@ -103,7 +103,7 @@ def _existing(policy: Path, prepared: Prepared | None) -> Document:
     return parse_file(policy)
 
 
-def _with_scope(old: Recording, whole: Recording, existing: Document | None, generated: Generated) -> Generated:
+def with_scope(old: Recording, whole: Recording, existing: Document | None, generated: Generated) -> Generated:
     """Return `generated`, its policy with the scope of signals that fits the whole recording; `old` is the one before."""
     document = generated.document
     new = scope(old, whole, existing.policy if existing else None, document.policy)
@@ -167,7 +167,7 @@ def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     if not prepared.is_unchanged():
         _say_changed(prepared)
     generated = _generate(prepared, run, observations, before, recording, latest=0)  # what was not used may have been removed
-    generated = _with_scope(Recording(), recording, before, generated)
+    generated = with_scope(Recording(), recording, before, generated)
     _print_forbidden(prepared, generated)
     return Learned(prepared.policy, recording, run, before, generated)
 

@@ -54,8 +54,8 @@ def _alternatives(space: Space, where: int, arguments: Sequence[Argument], limit
     rules = (_by_order if is_ordered else _by_argument)(space, where, deciding[0], arguments, limit)
     cubes = regions.alternatives(space, where, limit if rules is None else min(limit, len(rules)))
     if cubes is not None:
-        is_single = len(cubes) == 1 and len(cubes[0]) == 1
-        if not is_ordered or rules is None or len(cubes) < len(rules) or (is_single and arguments[deciding[0]].kind in _BITS):
+        is_field = len(cubes) == 1 and arguments[deciding[0]].kind in _BITS
+        if not is_ordered or rules is None or len(cubes) < len(rules) or is_field:
             parts = [part for cube in cubes for part in _by_value(cube, arguments)]
             named = [_conjunction(part, arguments) for part in (parts if len(parts) <= limit else cubes)]
             rules = list(minimise(named, arguments)) if len(named) > len(cubes) else named
@@ -120,15 +120,13 @@ def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expre
 def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Expression | None:
     """Return the set as the negation of one comparison of bits, or None if it has no such form."""
     cubes = regions.alternatives(space, space.invert(where), 1)
-    if cubes is None or len(cubes) != 1 or len(cubes[0]) != 1:
+    if cubes is None or len(cubes[0]) != 1:
         return None
     index, mask, value = cubes[0][0]
-    if arguments[index].kind not in _BITS or mask.bit_count() == 1:
+    if arguments[index].kind not in _BITS or mask.bit_count() == 1 or mask == arguments[index].mask:  # `!=`, by order
         return None
     (refused, *more) = _masked(index, mask, value, arguments[index])
     match refused:
-        case Condition(operator=Operator.EQ) if not more:
-            return Condition(index, Operator.NE, refused.value)
         case Condition(operator=Operator.MASKED, value=0) if not more:
             return Condition(index, Operator.ANY, mask)
         case _:
@@ -154,7 +152,8 @@ def _by_argument(
 
 
 def _by_order(space: Space, where: int, index: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:
-    """Return alternatives that compare the argument that decides by value, or None if there are too many."""
+    """Return alternatives that compare the argument that decides by order.  None if there are too many, or if the values are
+    so few that bits list them."""
     intervals = _intervals(space, where, index, arguments[index])
     if intervals is None or len(intervals) > limit:
         return None
@@ -167,7 +166,7 @@ def _by_order(space: Space, where: int, index: int, arguments: Sequence[Argument
         return [And(tuple(Condition(index, Operator.NE, first) for first, _ in gaps))]
     few = 1 << _FEW if arguments[index].kind in _NAMED else 2
     if all(last - first < few for first, last in intervals) and sum(last - first + 1 for first, last in intervals) <= limit:
-        intervals = [(value, value) for first, last in intervals for value in range(first, last + 1)]
+        return None
     return [_between(index, first, last) for first, last in intervals]
 
 
@@ -235,6 +234,4 @@ def minimise(
 
 
 def _conditions(expression: Expression) -> int:
-    if isinstance(expression, Condition):
-        return 1
-    return len(expression.parts) if isinstance(expression, And) else 0
+    return len(expression.parts) if isinstance(expression, And) else 1

@@ -328,7 +328,7 @@ def test_firejail_is_given_no_path_that_it_reads_otherwise(name: str) -> None:
 def test_minijail_binds_what_is_granted() -> None:
     """By text: Debian has no package of minijail0."""
     of_others = 'path ./data: read\npath "/a,b": read\npath /proc: read\n'
-    lines = "path /srv/a: read\npath /srv/b: write\npath /usr/lib/x: read\n"
+    lines = "path /srv/a: read\npath /srv/b: write\npath /usr/lib/x: read\npath /usr/share/x: read\n"
     made = policy_of(f"openat: allow\n{of_others}{lines}", "minijail")
     assert made.beside == (
         ".conf",
@@ -344,9 +344,11 @@ bind-mount = /srv/a,/srv/a,0
 bind-mount = /srv/b,/srv/b,1
 bind-mount = /usr/lib/x,/usr/lib/x,0
 bind-mount = /usr/lib/x,/lib/x,0
+bind-mount = /usr/share/x,/usr/share/x,0
 """,
     )
     assert about_files(made)[Direction.NARROWER] == ("path ./data", "path /a,b")
+    assert made.files is not None and made.files.lines()["path /srv/a"] == "read, execute"
 
 
 APPARMOR = """\

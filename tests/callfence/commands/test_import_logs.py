@@ -121,6 +121,15 @@ def test_what_is_no_log_is_bad_input_and_nothing_is_written(tmp_path: Path) -> N
     assert missing.stderr == "callfence import: nowhere: No such file or directory\n"
 
 
+def test_a_log_does_not_say_whom_signals_reached(tmp_path: Path) -> None:
+    for call, has_line in (("kill(1, SIGTERM)", True), ("umask(022)", False)):
+        (tmp_path / "log").write_text(f"7 {call} = 0\n7 exit_group(0) = ?\n7 +++ exited with 0 +++\n")
+        printed = run(tmp_path, *CALLFENCE, "import", "--from", "strace", "log").stdout
+        run(tmp_path, *CALLFENCE, "import", "--from", "strace", "-o", f"{has_line}.policy", "log")
+        for made in (printed, (tmp_path / f"{has_line}.policy").read_text()):
+            assert ("\nscope none " in made) == has_line
+
+
 def test_audit_records_are_names(tmp_path: Path) -> None:
     (tmp_path / "audit.log").write_text(
         "type=SECCOMP msg=audit(1700000000.123:1): auid=0 uid=0 gid=0 ses=1 pid=7 comm=\"a\" exe=\"/bin/a\" sig=0 "

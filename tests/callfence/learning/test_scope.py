@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import event
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.formats import Direction, FormatOptions, exported
 from callfence.policygen.language.document import parse
+from callfence.policygen.learning.scope import scope
 from callfence.policygen.merging import merge_documents, unite
+from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.policygen.review.changes import SettingChange, changes
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +100,60 @@ def test_a_line_that_a_person_wrote_stays(commands: Commands, tmp_path: Path) ->
     policy.write_text(policy.read_text().replace("implied 1", "scope none\nimplied 1"))
     learn(commands, tmp_path, f"{SELF}; os.umask(0)")
     assert "scope none" in policy.read_text()
+
+
+ITSELF, OTHERS, UNKNOWN = ({"signals": whom} for whom in ("family", "others", ""))
+OWN_SOCKET, SOCKETS = ({"files": (("abstract sockets", whom, "/app"),)} for whom in ("family", "others"))
+
+
+@pytest.mark.parametrize(
+    ("before", "old", "new", "policy", "expected"),
+    [
+        (None, UNKNOWN, UNKNOWN, "read: allow", "signals"),
+        (None, UNKNOWN, UNKNOWN, "kill: allow", ""),
+        (None, UNKNOWN, UNKNOWN, "kill: log", ""),
+        (None, UNKNOWN, UNKNOWN, "kill: sig == SIGTERM", ""),
+        (None, UNKNOWN, UNKNOWN, "kill: deny", "signals"),
+        (None, UNKNOWN, UNKNOWN, "kill: errno EPERM", "signals"),
+        (None, UNKNOWN, UNKNOWN, "arch aarch64\ntkill: allow", ""),
+        (None, UNKNOWN, ITSELF, "kill: allow", "signals"),
+        (None, UNKNOWN, OTHERS, "read: allow", ""),
+        ("read: allow", UNKNOWN, UNKNOWN, "kill: allow", ""),
+        ("kill: allow", ITSELF, UNKNOWN, "kill: allow", "signals"),
+        ("kill: allow", ITSELF, OTHERS, "kill: allow", ""),
+        ("scope none\nread: allow", UNKNOWN, ITSELF, "kill: allow", ""),
+        (None, UNKNOWN, OWN_SOCKET, "read: allow", "signals, abstract sockets"),
+        (None, UNKNOWN, SOCKETS, "read: allow", "signals"),
+        ("read: allow", UNKNOWN, OWN_SOCKET, "read: allow", "signals, abstract sockets"),
+        ("read: allow", OWN_SOCKET, OWN_SOCKET, "read: allow", "signals"),
+        ("scope signals, abstract sockets\nread: allow", OWN_SOCKET, UNKNOWN, "read: allow", "signals, abstract sockets"),
+        ("scope abstract sockets\nread: allow", OWN_SOCKET, SOCKETS, "read: allow", ""),
+    ],
+)  # fmt: skip
+def test_what_is_learned_of_runs(
+    before: str | None, old: dict[str, Any], new: dict[str, Any], policy: str, expected: str
+) -> None:
+    """`new` was recorded after `old`, which `before` was learned from."""
+    first, second = (Run(str(at), at, ("app",), 0, True)._replace(**run) for at, run in enumerate((old, new)))
+    learned, written = (parse(text).policy if text else None for text in (before, policy))
+    assert written is not None
+    assert scope(Recording((first,), ()), Recording((first, second), ()), learned, written) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "registers", "expected"),
+    [
+        ("fcntl", (3, 8, 7), ""), ("fcntl", (3, 8 | 1 << 32, 7), ""), ("fcntl", (3, 15, 7), ""), ("ioctl", (3, 0x8901, 7), ""),
+        ("fcntl", (3, 9, 7), "signals"), ("ioctl", (8, 3, 8), "signals"), ("read", (3, 8, 8), "signals"),
+    ],
+)  # fmt: skip
+def test_signals_of_the_kernel_reach_whom_a_log_does_not_say(name: str, registers: tuple[int, ...], expected: str) -> None:
+    made = event(name, *registers)
+    call = table(Arch.X86_64).by_name[name]
+    values = recorded_values(table(Arch.X86_64), made)
+    seen = Observation(Arch.X86_64.audit, call.number, values, "/app", (1,), "?", made.arguments)
+    recording = Recording((Run("a", 1, ("app",), 0, True),), (seen,))
+    assert scope(Recording(), recording, None, parse("read: allow\n").policy) == expected
 
 
 PARENT = "try: os.kill(os.getppid(), 0)\nexcept OSError as error: print(error.errno)\nelse: print('sent')"

@@ -6,6 +6,9 @@ Rendered with tables, strikethrough, HTML and bare links, as code hosts have the
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +21,7 @@ from callfence.judging.sites import behind_lines
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.review.judgement import judge
+from callfence.policygen.text import file_word, pip_install
 from callfence.shared.text import cell, code, printable
 from callfence.tracer.abi import Arch
 
@@ -126,6 +130,25 @@ def test_what_was_seen_behind_a_change_is_code(executable: str, site: str, fact:
     assert shown[0] == "openat" and printable(executable) in [*shown, ""] and printable(site) in [*shown, ""]
     kinds = [kind for kind, text in frame("\n".join(lines)) if kind != "text" or set(text) - set(": ,and;")]
     assert not {*kinds} & {"html_inline", "html_block", "link_open", "image", "em_open", "strong_open", "s_open", "fence"}
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("a.policy", "a.policy"), ("a b", "'a b'"), ("-p", "./-p"), ("-", "-"), ("é", "'é'"),
+        ("\t a~'\\", r"$'\x09 a~\x27\x5c'"), ("\x1f\x7f\x80", r"$'\x1f\x7f\xc2\x80'"), ("\udcff", r"$'\xff'"),
+    ],
+)  # fmt: skip
+def test_names_are_words_of_a_shell(name: str, quoted: str) -> None:
+    assert file_word(name) == quoted
+    shown = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True).stdout
+    assert shown == os.fsencode(name if name != "-p" else "./-p")
+
+
+def test_an_extra_is_installed_for_the_same_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    for python, command in (("/opt/my python", "'/opt/my python'"), ("", "python3")):
+        monkeypatch.setattr(sys, "executable", python)
+        assert pip_install("lake") == f"{command} -m pip install 'callfence[lake]'"
 
 
 def test_ordinary_names_are_written_as_everybody_does() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_lines_have_places_and_partial_ones_wait(path: Path, capsys: pytest.Capt
     log = reopened(log)
     append(path, b"ee\n")
     assert [(line.text, line.where) for line in log.read()] == [(b"three", f"{path}:4")]
+    log.close()
+
+
+def test_what_a_saved_position_has(path: Path) -> None:
+    """Another callfence may have saved it: the digest of what begins the file is of as many bytes."""
+    log = LogFile(str(path))
+    for count, line in enumerate((b"x" * 100, b"y" * 200, b"z" * 300), 1):
+        append(path, line + b"\n")
+        assert lines(log) == [line.decode()]
+        status, head = path.stat(), sha256(path.read_bytes()[:256]).hexdigest()[:16]
+        assert log.position()["files"] == [[status.st_dev, status.st_ino, status.st_size, count, head]]
     log.close()
 
 

@@ -46,6 +46,7 @@ def section(text: str, source: Arch = X86_64, target: Arch = AARCH64) -> dict[st
     ("entry", "expected"),
     [
         ("read: fd == 0", {"read": "fd == 0"}),
+        ("read: fd == 1 || fd in {1, 2}", {"read": "fd in {1, 2}"}),
         ("open: flags == O_RDONLY|O_CLOEXEC", {"openat": "dfd == AT_FDCWD && flags == O_RDONLY|O_CLOEXEC"}),
         ("open: flags == O_RDONLY|O_DIRECTORY", {"openat": "dfd == AT_FDCWD && flags == O_RDONLY|O_DIRECTORY"}),
         ("openat: flags in O_DIRECT|O_NOFOLLOW|O_LARGEFILE", {"openat": "flags in O_DIRECT|O_LARGEFILE|O_NOFOLLOW"}),
@@ -355,6 +356,19 @@ def test_losses_are_reported() -> None:
         ("ptrace", "aarch64 has no PTRACE_GETREGS", True),
     ]
     assert not done.is_whole
+
+
+@pytest.mark.parametrize(
+    ("entry", "lost"),
+    [
+        ("open: errno EACCES", ["errno EACCES"]), ("open: errno EACCES if flags == 1 else kill", ["errno EACCES"]),
+        ("open: errno EPERM", []), ("open: deny", []), ("open: flags == 1 else errno EACCES", []), ("openat: errno EACCES", []),
+    ],
+)  # fmt: skip
+def test_an_answer_for_a_call_that_is_lost_is_reported(entry: str, lost: list[str]) -> None:
+    done = carry(parse(f"default errno EPERM\n{entry}\n").policy, X86_64, AARCH64)
+    why = "aarch64 has no open: the answer has to be written for what does this there"
+    assert [(loss.name, loss.what, loss.why) for loss in done.losses] == [("open", what, why) for what in lost]
 
 
 def test_an_existing_section_is_extended() -> None:

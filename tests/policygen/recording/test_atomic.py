@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from callfence.policygen.recording import atomic
 
 USER, OTHER = 4321, 4322
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of several users take root")
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """What was opened is closed, also where it fails."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
 
 
 def link(path: Path, target: Path, owner: int) -> Path:
@@ -108,6 +117,16 @@ def test_a_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "sleep", sleep)
     with atomic.locked(tmp_path / "app.rec"):
         assert len(sleeps) == 3
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_lock_whose_file_its_last_holder_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, sleep = tmp_path / ".app.rec.lock", time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (lock.unlink(), sleep(0)))
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with atomic.locked(tmp_path / "app.rec"):
+            assert lock.exists()
     assert not [*tmp_path.iterdir()]
 
 

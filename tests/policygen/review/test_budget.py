@@ -94,6 +94,16 @@ def test_a_difference_that_was_not_judged_is_a_danger() -> None:
         assert (judgement.headlines[0].rule, judgement.headlines[0].level) == ("too-complex", "danger")
 
 
+@pytest.mark.parametrize("more", ["", "implied 1\n"])
+def test_an_entry_that_was_not_judged_is_a_danger(more: str) -> None:
+    """Whichever check the work ends in, and whatever follows."""
+    document = parse(f"{more}{FEW}ptrace: allow\n", "a")
+    whole = {(one.rule, one.name) for one in lint(document)}
+    for total in range(0, 8001, 400):
+        found = {(one.rule, one.name) for one in lint(document, Budget(total, total))}
+        assert found >= whole or ("too-complex", "mmap") in found, total
+
+
 def test_no_combination_is_passed_over_where_the_work_ends() -> None:
     """Where it ended while the old policy was looked at, that counted as having every ability."""
     text = f"{FEW}mprotect: prot in PROT_READ|PROT_EXEC\nopenat: flags in O_RDWR|O_CREAT\nmemfd_create: allow\n"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
+from callfence.policygen.comparing.compare import compare
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
-from callfence.policygen.review.risk import held_back
+from callfence.policygen.review.risk import held_back, ranked
 from callfence.tracer.abi import Arch, table
 
 PLAIN, FAULTY = Run("a", 1, (), 0, True), Run("b", 2, (), 0, True, rehearsed="write fails with EPIPE")
@@ -52,3 +53,28 @@ def test_what_is_held_back(
 
 def test_a_hidden_call_is_held_back_if_it_is_let_run() -> None:
     assert held_back(recorded(FAULTY, OPAQUE), None, ["clone3"]) == {OPAQUE.key}
+
+
+WRITES = "openat: flags == O_WRONLY\n"
+LOCKS = f"{WRITES}flock: allow\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "redundant"),
+    [
+        ("read: allow", "read: allow\ngetpid: allow", [True]),
+        ("getpid: errno EPERM", "getpid: allow", [True]),
+        ("fcntl: cmd == F_SETOWN", "fcntl: cmd == F_SETOWN || cmd == F_GETFD", [True]),
+        ("fcntl: cmd == F_SETOWN || cmd == F_GETFD", "fcntl: cmd == F_SETOWN", [True]),
+        ("fcntl: cmd == F_GETFD", "fcntl: cmd == F_GETFD || cmd == F_SETLEASE", [False]),
+        (f"{WRITES}fcntl: cmd == F_GETFD", f"{WRITES}fcntl: cmd == F_GETFD || cmd == F_SETLKW", [False]),
+        (f"{LOCKS}fcntl: cmd == F_GETFD", f"{LOCKS}fcntl: cmd == F_GETFD || cmd == F_SETLKW", [True]),
+        ("default allow\ngetpid: errno EPERM", "default allow", [True]),
+        ("default allow\nfchmod: errno EPERM", "default allow", [False]),
+    ],
+)
+def test_what_an_implied_set_would_give_is_redundant_unless_it_gives_more(old: str, new: str, redundant: list[bool]) -> None:
+    """F_SETLKW also lets a policy have the lock of a file, which `flock` does as well."""
+    before, after = (parse(f"arch x86_64\n{text}\n").policy for text in (old, new))
+    found = ranked(before, after, compare(before, after))
+    assert [one.is_redundant for one in found] == redundant
