@@ -294,7 +294,8 @@ class Answers:
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             pass
         except Exception as error:
-            self._reporting.complain(f"task {request.call.task} could not be killed, so its denied call waits for ever: {error}")
+            task = request.call.task
+            self._reporting.complain(f"task {task} could not be killed, so its denied call waits for ever: {error}")
 
     def _let_run(self, request: Request) -> bool:
         """Let a call run if the policies' filters allow it, so that only its files or ports are judged, and these are granted;
