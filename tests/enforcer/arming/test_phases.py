@@ -183,8 +183,9 @@ def test_all_threads_enter_it(phased):
 
 
 def test_each_process_enters_it_by_itself(phased):
-    done = phased("fork", "socket", "poll", "socket")
-    assert done.stdout == OPENED + POLLED + DENIED + "child 1280 \n"
+    for made in ("fork", "untraced"):
+        done = phased(made, "socket", "poll", "socket")
+        assert done.stdout == OPENED + POLLED + DENIED + "child 1280 \n"
     done = phased("poll", "fork", "socket", "status")
     assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\nchild 1280 \n"
 
