@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -196,6 +197,18 @@ def test_sigsys_cannot_be_caught_blocked_or_ignored(place, build):
         done = place.enforce("-p", "calls.policy", build("sigsys", "-static"), how)
         assert (done.returncode, done.stdout) == (-signal.SIGKILL, f"{how}\n")
         assert "denied getppid(): the process is killed" in done.stderr
+
+
+@pytest.mark.skipif(Path("/proc/sys/kernel/core_pattern").read_text()[0] in "|/", reason="cores go elsewhere")
+def test_a_killed_process_dumps_its_whole_core(place, build):
+    place.policy(LIBC)
+    under = ("sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh")
+    done = place.enforce("-p", "calls.policy", build("sigsys", "-static"), "dump", under=under)
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "dump\n")
+    (core,) = place.folder.glob("core*")
+    content = core.read_bytes()
+    core.unlink()
+    assert len(content) > 64 << 20 and bytes([1]) * (64 << 20) in content
 
 
 @pytest.mark.parametrize("second", ["getpid", pytest.param("i20", marks=pytest.mark.only_on("x86_64"))])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from callfence.tracer import linux
-from callfence.tracer.linux import PT_INTERP, PT_LOAD, PT_NOTE, elf_bits, elf_segments
+from callfence.tracer.linux import PT_INTERP, PT_LOAD, PT_NOTE, elf_bits, elf_segments, privilege_lost
 
 WIDE = b"\x7fELF\x02\x01\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 2, 0, 0, 0)
 WIDE += struct.pack("<IIQQQQQQ", PT_LOAD, 5, 0, 0x400000, 0x400000, 0x1000, 0x2000, 0x1000)
@@ -89,3 +89,28 @@ def test_constants_are_those_of_the_headers(compile_c: Callable[..., Path], tmp_
     found = {name: int(value) for name, value in map(str.split, done.stdout.splitlines())}
     assert found == {name: value for name, value in names.items() if name in found}
     assert {name for name in names.keys() - found.keys() if not name.startswith(("LANDLOCK_", "SECCOMP_"))} <= {"IPPROTO_SMC"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "lost"),
+    [
+        (0o755, 1, 1, ""),
+        (0o4755, 1, 0, "set-user-id"),
+        (0o4755, 0, 1, ""),
+        (0o6755, 1, 1, "set-user-id"),
+        (0o6755, 0, 1, "set-group-id"),
+        (0o2755, 0, 1, "set-group-id"),
+        (0o2755, 1, 0, ""),
+        (0o2745, 0, 1, ""),  # mandatory locking
+        (0o2010, 0, 1, "set-group-id"),
+    ],
+)
+def test_privilege_lost(mode: int, uid: int, gid: int, lost: str, tmp_path: Path) -> None:
+    """`uid`, `gid`: what is added to the ids of the file's owner."""
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(mode)
+    owner = file.stat()
+    assert privilege_lost(file, owner.st_uid + uid, owner.st_gid + gid) == lost
+    file.unlink()
+    assert privilege_lost(file, owner.st_uid + uid, owner.st_gid + gid) == ""

@@ -81,6 +81,12 @@ def test_arm_entrys_breakpoint_is_not_in_memory(build, drive):
     assert (done.returncode, done.stdout) == (7, b"111"), done.stderr
 
 
+def test_arm_entry_lets_a_signal_come_before_the_entry_point(build, drive):
+    library = build("early", "-shared", "-fPIC")
+    done = drive("entry", GETPPID, f"LD_PRELOAD={library}", "EARLY=signal", build("parent"))
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"handled\n111", b"")
+
+
 def test_arm_entry_follows_an_execve_made_before_the_entry_point(build, drive):
     library = build("early", "-shared", "-fPIC")
     done = drive("entry", (), f"LD_PRELOAD={library}", "EARLY=x", build("parent"))

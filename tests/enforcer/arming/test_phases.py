@@ -187,8 +187,9 @@ def test_no_call_of_another_thread_is_interrupted_by_it(phased):
 
 
 def test_each_process_enters_it_by_itself(phased):
-    done = phased("fork", "socket", "poll", "socket")
-    assert done.stdout == OPENED + POLLED + DENIED + "child 1280 \n"
+    for made in ("fork", "untraced"):
+        done = phased(made, "socket", "poll", "socket")
+        assert done.stdout == OPENED + POLLED + DENIED + "child 1280 \n"
     done = phased("poll", "fork", "socket", "status")
     assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\nchild 1280 \n"
 

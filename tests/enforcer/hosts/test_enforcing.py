@@ -190,6 +190,30 @@ def test_no_message_is_led_over_other_hosts(flags: tuple[str, ...], answers: lis
     assert "fails with" not in ran.stderr
 
 
+def test_options_by_which_packets_go_over_other_hosts_are_refused_and_those_beside_them_are_not(network: Network) -> None:
+    script = (
+        "import errno, socket\n"
+        "def of(family, kind, level, name):\n"
+        "    try: socket.socket(family, kind).setsockopt(level, name, bytes(4))\n"
+        "    except OSError as error: return errno.errorcode[error.errno]\n"
+        "for first, *each in ((0, 2, 2, 0), (0, 10, 2, 41), (30, 2, 1, 6)):\n"  # those before are for TCP_REPAIR
+        "    print(*(name for name in range(first, 80) if of(*each, name) == 'EPERM'))\n"
+    )
+    ran = network.enforced(["udp send 192.0.2.4: 9000"], sys.executable, "-c", script)
+    assert ran.stdout.splitlines() == ["4 15 19", "5 6 32 57 75 78", "31"], ran.stderr
+
+
+def test_sending_no_messages_asks_for_a_socket_all_the_same(network: Network) -> None:
+    script = (
+        "import ctypes, errno, os, socket\n"
+        "made, libc = socket.socket(2, 2), ctypes.CDLL(None, use_errno=True)\n"
+        "for number in (made.fileno(), os.open('/dev/null', 0), -1):\n"
+        "    print(libc.sendmmsg(number, None, 0, 0), errno.errorcode.get(ctypes.get_errno()))\n"
+    )
+    ran = network.enforced(["udp send 192.0.2.4: 9000"], sys.executable, "-c", script)
+    assert ran.stdout.splitlines() == ["0 None", "-1 ENOTSOCK", "-1 EBADF"], ran.stderr
+
+
 def test_what_lines_refuse_is_refused_in_each_phase_and_reported_where_it_is_denied(network: Network) -> None:
     script = (
         "import errno, os, socket, time\n"

@@ -1,5 +1,5 @@
 /* Preloaded: before the entry point of the program, does what $EARLY says: starts a thread, forks, vforks, executes, clones
-   where no tracer sees it, takes a breakpoint out, ends, waits. */
+   where no tracer sees it, takes a breakpoint out, ends, waits, sends itself a signal. */
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
@@ -14,6 +14,12 @@
 #include <sys/wait.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+static void handler(int number)
+{
+    if (number == SIGUSR1)
+        (void)!write(1, "handled\n", 8);
+}
 
 static void *idle(void *_)
 {
@@ -50,6 +56,9 @@ __attribute__((constructor)) static void early(void)
             *entry = 0xf3; /* endbr64, or xor of the start files: the program goes on either way */
         printf("%s", *entry == 0xcc ? "breakpoint\n" : "");
         fflush(stdout);
+    } else if (*what == 's') {
+        signal(SIGUSR1, handler);
+        raise(SIGUSR1);
     } else if (*what == 'e') {
         write(1, "unconfined\n", 11);
         _exit(0);

@@ -203,6 +203,8 @@ static long made(const char *what)
     if (!strcmp(what, "cache")) /* as Python and fontconfig bring theirs up to date */
         return mkdir("/no/such/__pycache__", 0777) + open("/no/such/__pycache__/m.pyc.1", O_WRONLY | O_CREAT | O_EXCL, 0600)
                + open("/var/cache/fontconfig//0-le64.cache-9", O_RDWR | O_CLOEXEC) + 2;
+    if (!strcmp(what, "read-cache"))
+        return open("/no/such/__pycache__/m.pyc", O_RDONLY | O_DIRECT);
     if (!strcmp(what, "beside-cache"))
         return open("__pycache__/../m.py", O_WRONLY | O_CREAT, 0600);
     if (!strcmp(what, "other-folder"))

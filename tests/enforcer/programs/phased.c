@@ -4,6 +4,7 @@
  * as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * spin: start a thread whose next call, at `go`, is an epoll_wait that nothing ends but its timeout.
+ * untraced: a child that no tracer is to see does them.
  * stay: start a thread that makes a socket at each `knock`, and never ends.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
@@ -16,6 +17,7 @@
 #include "../../../include/callfence.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,6 +27,7 @@
 #include <sys/ptrace.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -223,9 +226,9 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "notify")) sends(step, "STATUS=up\nREADY=1\n");
         else if (!strcmp(step, "say")) sends(step, "STATUS=READY=1\nREADY=10");
         else if (!strcmp(step, "write")) { (void)!write(2, "READY=1\n", 8); }
-        else if (!strcmp(step, "fork")) {
+        else if (!strcmp(step, "fork") || !strcmp(step, "untraced")) {
             int ended;
-            if (fork()) { wait(&ended); say("child", ended); return 0; }
+            if (*step == 'f' ? fork() : syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0)) { wait(&ended); say("child", ended); return 0; }
         }
     }
     return 5;

@@ -1,9 +1,11 @@
-/* Tries to survive SIGSYS, then makes a call that is denied. */
+/* Tries to survive SIGSYS, or has much to dump, then makes a call that is denied. */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static char much[64 << 20];
 
 static void handler(int number)
 {
@@ -17,6 +19,8 @@ int main(int argc, char **argv)
         signal(SIGSYS, handler);
     else if (!strcmp(argv[1], "ignore"))
         signal(SIGSYS, SIG_IGN);
+    else if (!strcmp(argv[1], "dump"))
+        memset(much, 1, sizeof much);
     else {
         sigset_t set;
         sigfillset(&set);

@@ -102,6 +102,7 @@ def test_on_a_terminal_it_is_as_without(made, what, result, denied):
         ("set-personality", "personality("),
         ("peer", "socket("),
         ("no-name", "utimensat("),
+        ("read-cache", "openat("),
         ("beside-cache", "openat("),
         ("anew", "openat("),
         ("other-folder", "mkdir("),

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from callfence.tracer import kernel
-from callfence.tracer.late.late import LOOK, NEW, Late
+from callfence.tracer.abi import NATIVE, Event, table
+from callfence.tracer.late import late as deciding
+from callfence.tracer.late.late import COST, LOOK, NEW, Late
 from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK
 from callfence.tracer.task import NEVER, Task
 
@@ -110,3 +112,163 @@ def test_under_a_filter_of_its_own_a_process_gets_none(late: Late) -> None:
     child.other_filter = True
     late.born(task, child, PTRACE_EVENT_FORK)
     assert child.image.budget == NEVER
+
+
+class World:
+    """A process that makes one call again and again: how long its calls take, and what they bring."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int | None = None) -> None:
+        self.news: Counter[str] = Counter()
+        self.now = self.used = 100.0
+        self.filters: list[bytes] = []
+        self.usual = True
+        number = table(NATIVE).by_name["getppid"].number
+        counts = {number: 1}
+        tally: Any = SimpleNamespace(
+            news=self.news, version=lambda executable: 1, counts=lambda executable: counts, mask_of=lambda value: 0
+        )
+        calls: Any = SimpleNamespace(
+            also_named=lambda *words, **more: None, first={}, always=(), zeros={}, writes_run=True, draws=False,
+            let_writes_run=lambda: None,
+        )
+        self.apart: list[int] = []
+        processor: Any = SimpleNamespace(
+            executed=lambda task: None, enabled=True, set_apart=lambda task: self.apart.append(task.tid)
+        )
+        entry: Any = SimpleNamespace(
+            is_usual=lambda: self.usual, map=lambda size: 4096, call=lambda *words: None,
+            install=lambda filter_, area, for_all_threads: self.filters.append(filter_) or 0,
+        )  # fmt: skip
+        monkeypatch.setattr(kernel, "share_memory", lambda first, second: False)
+        monkeypatch.setattr(deciding, "event_of", lambda info, tid: Event(NATIVE.audit, number, (0,) * 6, 0, tid))
+        monkeypatch.setattr(deciding, "processor_time", lambda pid: self.used)
+        monkeypatch.setattr(deciding.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(deciding.filters, "code_spans", lambda pid: ())
+        monkeypatch.setattr(deciding, "Entry", lambda tid, stops: entry)
+        self.tasks: dict[int, Task] = {}
+        self.late = Late(self.tasks, tally, calls, processor, Any, after)  # type: ignore[arg-type]
+        self.task = started(self.late, 7)
+        self.tasks[7] = self.task
+
+    def calls_until_filter(self, used: float, lasted: float, most: int = 8192) -> int:
+        """How many calls it makes before it gets a filter, `most` if none; LOOK calls use and last so many seconds."""
+        image, made = self.task.image, 0
+        while made < most:
+            step, image.budget = image.budget, -1
+            made += step
+            self.used += used
+            self.now += lasted
+            if self.late.step(self.task, bytearray()):
+                return made
+        return most
+
+
+@pytest.mark.parametrize(
+    ("used", "lasted", "starts", "new", "expected"),
+    [
+        (0, 0, 0, 0, 1024),
+        (0.0015, 0.063, 0, 0, 1024),
+        (0.0017, 0, 0, 0, 4096),
+        (0, 0.065, 0, 0, 4096),
+        (0.0017, 0, 32, 0, 256),
+        (0.0017, 0, 31, 0, 4096),
+        (0, 0, 0, 1, 1024 + 64),
+        (0.0017, 0, 0, 1, 4096 + 64),
+    ],
+)
+def test_when_a_process_gets_a_filter(
+    monkeypatch: pytest.MonkeyPatch, used: float, lasted: float, starts: int, new: int, expected: int
+) -> None:
+    world = World(monkeypatch)
+    world.task.image.starts = starts
+    world.news["/bin/app"] += new
+    assert world.calls_until_filter(used, lasted) == expected
+
+
+def test_a_process_that_brings_something_new_at_each_look_gets_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    for _ in range(2 * COST // LOOK):
+        world.news["/bin/app"] += 1
+        assert world.calls_until_filter(0, 0, LOOK) == LOOK and not world.filters and world.task.image.plan is None
+
+
+def test_a_process_gets_its_filter_in_three_steps_and_then_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, after=5)
+    assert world.calls_until_filter(0, 0) == 5
+    assert (world.task.image.plan is not None, world.filters, world.task.covered) == (True, [], False)
+    world.usual = False
+    assert not world.late.step(world.task, bytearray()) and not world.filters, "at a call that is not repeated as it was"
+    world.usual = True
+    assert world.late.step(world.task, bytearray())
+    assert (len(world.filters), world.task.covered, world.task.pending) == (1, True, True)
+    assert world.late.step(world.task, bytearray())
+    assert (world.task.image.plan, world.task.image.budget, world.task.pending) == (None, NEVER, False)
+    assert not world.late.step(world.task, bytearray()) and len(world.filters) == 1
+
+
+def test_the_next_process_of_what_has_settled_gets_its_filter_at_its_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.task.stops += NEW
+    world.late.dropped(world.task)
+    world.task = started(world.late, 8)
+    assert world.calls_until_filter(0, 0) == 0 and world.apart == []
+
+
+@pytest.mark.parametrize(("shares", "event", "strict"), [(False, PTRACE_EVENT_CLONE, False), (True, PTRACE_EVENT_CLONE, True),
+                                                         (True, PTRACE_EVENT_VFORK, False)])  # fmt: skip
+def test_filters_are_for_the_code_of_a_process_unless_its_memory_is_anothers(
+    monkeypatch: pytest.MonkeyPatch, shares: bool, event: int, strict: bool
+) -> None:
+    world = World(monkeypatch)
+    monkeypatch.setattr(deciding.filters, "code_spans", lambda pid: ((4096, 8192),))
+    monkeypatch.setattr(kernel, "share_memory", lambda first, second: shares)
+    world.late.born(world.task, Task(8, 8), event)
+    world.calls_until_filter(0, 0)
+    plan = world.task.image.plan
+    assert plan is not None and (plan.code == ()) == strict
+
+
+def test_a_thread_that_was_found_keeps_its_process_and_a_process_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    late, first, thread, other = world.late, world.task, Task(8, 7), Task(9, 9)
+    thread.image = first.image
+    late.adopted(thread)
+    late.adopted(other)
+    assert (thread.image.threads, thread.covered, other.filtered, other.covered) == (2, True, False, False)
+    assert other.image.budget == LOOK and not other.image.whole
+    late.adopted(alone := Task(11, 10))
+    assert (alone.filtered, alone.image.budget) == (False, LOOK), "a thread of which nothing else is known"
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_child_that_was_forked_while_filters_came_to_all_threads_may_lack_them(
+    late: Late, monkeypatch: pytest.MonkeyPatch, alike: bool
+) -> None:
+    monkeypatch.setattr(deciding, "has_as_many_filters", lambda first, second: alike)
+    parent, child = started(late, 7), Task(8, 8)
+    child.filtered = child.covered = True
+    parent.image.synchronised = True
+    late.born(parent, child, PTRACE_EVENT_FORK)
+    assert (child.filtered, child.covered) == (alike, alike)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_child_has_a_copy_of_what_was_prepared_for_its_parents_filter(monkeypatch: pytest.MonkeyPatch, shares: bool) -> None:
+    world, child = World(monkeypatch, after=5), Task(8, 8)
+    monkeypatch.setattr(kernel, "share_memory", lambda first, second: shares)
+    world.calls_until_filter(0, 0)
+    world.late.born(world.task, child, PTRACE_EVENT_CLONE)
+    assert (child.pending, child.image.plan is not None, child.image.budget) == (not shares, not shares, 5 if shares else 0)
+
+
+def test_an_execve_of_a_forked_process_counts_as_a_start_of_its_makers(late: Late) -> None:
+    parent = started(late, 7)
+    for tid in (8, 9):
+        child = Task(tid, tid)
+        child.executable = parent.executable
+        late.born(parent, child, PTRACE_EVENT_FORK)
+        child.executable = "/bin/other"
+        late.executed(child, parent.executable)
+        late.executed(child, "/bin/other")  # which is its own
+        assert child.image.whole and not child.filtered
+    assert parent.image.starts == 2
