@@ -315,6 +315,7 @@ def test_a_policy_that_changes_meanwhile_changes_nothing(running, place):
     assert process.communicate("x", timeout=20)[0] == "-13\n"
 
 
+@pytest.mark.long
 def test_callfence_uninstalled_meanwhile(place):
     """What judges and describes is read as soon as the program runs."""
     copy = place.folder / "copy"
@@ -342,6 +343,7 @@ def test_many_processes_at_once(place, build):
     assert done.stdout == "-13\n" * 800
 
 
+@pytest.mark.long
 def test_a_fork_bomb_is_confined_and_can_be_ended(place, build):
     place.policy("default errno EACCES\n" + EVERYTHING)
     done = place.enforce("-p", "calls.policy", build("bomb", "-static"), "200")

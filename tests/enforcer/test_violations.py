@@ -110,6 +110,7 @@ def test_repeated_violations_are_counted(place):
     ]
 
 
+@pytest.mark.long
 def test_a_burst_is_one_line_and_then_its_count(place):
     """The count comes after a second without calls, and not only at the end; then after two seconds."""
     place.policy(ERRNO + "poll: allow\n")

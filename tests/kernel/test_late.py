@@ -107,6 +107,7 @@ def test_links_are_looked_at_a_thousand_times(program, learn, tmp_path):
     assert 1024 <= late[READLINK, str(often), None] < 2000
 
 
+@pytest.mark.long
 def test_a_go_program_says_what_it_says(tmp_path, plain, learn):
     """Its calls are made on small stacks beside others', by threads that the runtime interrupts with signals."""
     require("gron")

@@ -162,6 +162,7 @@ def test_progress_is_erased_before_the_program_writes(terminal, tmp_path):
     assert DRAWN.sub("", before_prompt).replace("\x1b[J", "").split() == ["line", "1", "line", "2", "line", "3", "prompt:"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("why_not", ["TERM=dumb", "TERM=xterm again"])
 def test_no_progress_where_it_could_not_be_erased(terminal, tmp_path, why_not):
     (tmp_path / "slow.sh").write_text(SLOW)

@@ -45,6 +45,7 @@ def learns_then_enforces(run: Run, pairs: Sequence[Sequence[str]]) -> None:
     assert b"callfence: confined by pytest.policy" in enforce.stdout
 
 
+@pytest.mark.long
 def test_tox(run: Run) -> None:
     tox = configparser.ConfigParser()
     tox.read_string(FILES["tox.ini"])
@@ -54,6 +55,7 @@ def test_tox(run: Run) -> None:
     learns_then_enforces(run, list(factors.values()))
 
 
+@pytest.mark.long
 def test_nox(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     session = types.SimpleNamespace(posargs=[], install=lambda *_: None, run=lambda *words: calls.append(words))

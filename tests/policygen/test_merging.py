@@ -51,6 +51,7 @@ def test_a_union_allows_what_either_does(
     assert answer(joined, event, default).allows is either
 
 
+@pytest.mark.long
 @SLOW
 @given(st.data(), cases(3))
 def test_a_merge_takes_each_call_from_the_side_that_changed_it(

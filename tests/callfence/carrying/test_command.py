@@ -87,6 +87,7 @@ def test_an_existing_section_needs_update(tmp_path: Path) -> None:
     assert "\nread: allow\n" in (tmp_path / "app.policy").read_text().partition("arch aarch64")[2]
 
 
+@pytest.mark.long
 def test_check_compares_two_sections(tmp_path: Path) -> None:
     assert callfence(tmp_path, "carry", "--check", "app.policy")[0] == 2
     callfence(tmp_path, "carry", "app.policy", "--to", "aarch64")

@@ -74,6 +74,7 @@ def environment(one: Mapping[str, Any], home: Path, **values: Path | str) -> dic
     return {name: str(value) for name, value in found.items()}
 
 
+@pytest.mark.long
 def test_a_pod_records_ships_and_the_job_folds(tmp_path: Path) -> None:
     shared, work = tmp_path / "shared", tmp_path / "work"
     shared.mkdir()

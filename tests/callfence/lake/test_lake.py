@@ -281,6 +281,7 @@ def test_a_part_that_another_program_wrote_is_an_error(
     assert not (lake.parent / "all.rec").exists()
 
 
+@pytest.mark.long
 def test_digests_without_end_take_no_memory(lake: Path) -> None:
     """1.3 GB of text, once in a file."""
     (part,) = lake.glob("part-*")

@@ -84,6 +84,7 @@ def test_check_names_the_argument(one: Path, commands: Commands, tmp_path: Path)
     assert policy.read_text() == before
 
 
+@pytest.mark.long
 def test_runs_that_each_bring_new_values(one: Path, commands: Commands, tmp_path: Path) -> None:
     """None is beyond the bound alone."""
     policy = tmp_path / "it.policy"

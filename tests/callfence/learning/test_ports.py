@@ -76,6 +76,8 @@ server.listen()
 udp, udp6 = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 udp.connect(("127.0.0.1", 9))
 udp6.connect(("::1", 9))
+to_no_port = socket.socket(type=socket.SOCK_DGRAM)
+to_no_port.connect(("127.0.0.1", 0))
 print(port, flush=True)
 sys.stdin.read()
 """

@@ -412,6 +412,7 @@ def test_a_step_of_ci_is_a_script_with_its_own_policy(project):
     assert [path.name for path in project.policies.glob("*.policy")] == ["ci-build+install.policy"]
 
 
+@pytest.mark.long
 def test_make_runs_its_recipes_by_it(project):
     require("make")
     out = project.folder / "out"

@@ -124,6 +124,7 @@ def test_a_running_shipper_follows_a_log(place: Place) -> None:
     assert [*place.folder.glob(".*")] == []
 
 
+@pytest.mark.long
 def test_killed_at_any_moment(place: Place) -> None:
     """While records are written and the log is rotated: each is counted once, and none is missing."""
     written, stop = [0], threading.Event()

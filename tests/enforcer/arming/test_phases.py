@@ -194,6 +194,7 @@ def test_each_process_enters_it_by_itself(phased):
     assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\nchild 1280 \n"
 
 
+@pytest.mark.long
 def test_the_helper_ends_though_what_it_follows_is_killed_at_any_moment(phased, place):
     done = phased("killed", "poll", "socket", entries=f"{SOCKET}kill: allow until serving\n")
     assert done.stdout == POLLED + DENIED
@@ -276,6 +277,7 @@ def _wait_until(condition):
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_a_child_of_a_process_that_has_passed_over_a_phase(phased):
     """Its filters were counted, and it was taken for one in `serving`: what `late` denies failed with ENOSYS, unreported."""
     trigger = "poll\nphase late after pselect6\nphase last after epoll_wait"

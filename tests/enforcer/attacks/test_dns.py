@@ -268,6 +268,7 @@ def test_without_descriptors_a_question_fails():
         assert client.recv(4096) == refusal(query("a.example", 1, 7), 2)
 
 
+@pytest.mark.long
 def test_connections_are_counted_and_keep_nothing():
     """A program sends what is no whole question, and closes; what it has sent would be kept for 30 seconds."""
     resolver, hub = resolving()

@@ -642,6 +642,7 @@ def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Ter
     until(screen, "-13")
 
 
+@pytest.mark.long
 def test_a_program_in_the_background_takes_nothing_that_is_typed_for_the_shell(place: Workplace) -> None:
     """Its question is open until its time is over, or until the program is in the foreground again."""
     place.policy(ERRNO)

@@ -346,6 +346,7 @@ def test_what_a_folder_covers_is_what_is_in_it(folder: str) -> None:
         assert covers(folder, path) == (folder in folders(path))
 
 
+@pytest.mark.long
 def test_thousands_of_names_are_compared_in_time() -> None:
     """Each was compared with all."""
     hosts = {f"h{number}.example.org": ((443, 443),) for number in range(10_000)}

@@ -429,6 +429,7 @@ def test_so_have_they_after_a_later_run():
     assert added(narrowed, [moves, makes, moves], moves) == narrowed
 
 
+@pytest.mark.long
 def test_thousands_of_paths_are_added_in_time():
     """As of a log of denials, which the program has made."""
     uses = [(f"/srv/{number}/x/{number}", "read", "app") for number in range(10_000)]

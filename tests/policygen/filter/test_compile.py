@@ -329,6 +329,7 @@ def test_calls_that_are_always_allowed_cost_nothing() -> None:
             assert is_constant(program, arch, number) == ((arch, number) in always), (arch, number)
 
 
+@pytest.mark.long
 def test_a_large_policy_is_compiled_and_proved_quickly() -> None:
     policy = large_policy()
     program = compile_policy(policy)

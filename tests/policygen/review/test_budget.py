@@ -177,6 +177,7 @@ def test_every_form_and_the_exit_status_say_so(tmp_path: Path) -> None:
     assert (first["id"], first["level"], first["name"]) == ("too-complex", "danger", "prctl")
 
 
+@pytest.mark.long
 def test_many_findings_of_one_file_are_placed(tmp_path: Path) -> None:
     """Each has its line, and the file is read once."""
     lines = [f'path "/etc/a {number}": write' for number in range(3000)]

@@ -185,6 +185,7 @@ class Endless(io.RawIOBase):
         return log(line(executable=f"/bin/{self._left}")) if self._left >= 0 else b""
 
 
+@pytest.mark.long
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = MAX_DISTINCT // 10
     monkeypatch.setattr(denials, "MAX_DISTINCT", kept)

@@ -1,0 +1,53 @@
+"""What the kernel executes for a file: of a script, and of an ELF file of 64 and 32 bits (elf.h)."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callfence.enforcer.files.lookup import interpreter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOADER = b"/lib/ld.so"
+
+
+def elf(*, is_wide: bool, types: tuple[int, ...] = (1, 3)) -> bytes:
+    """Return a file with a program header of each type, each of which names the loader behind them."""
+    head, entry = (64, 56) if is_wide else (52, 32)
+    place, size = head + len(types) * entry, len(LOADER) + 1
+    ident = b"\x7fELF" + bytes([2 if is_wide else 1, 1, 1]) + bytes(9)
+    fields = (3, 62 if is_wide else 3, 1, 0, head, 0, 0, head, entry, len(types), 0, 0, 0)
+    made = ident + struct.pack("<HHIQQQIHHHHHH" if is_wide else "<HHIIIIIHHHHHH", *fields)
+    for kind in types:
+        if is_wide:
+            made += struct.pack("<IIQQQQQQ", kind, 4, place, 0, 0, size, size, 1)
+        else:
+            made += struct.pack("<IIIIIIII", kind, place, 0, 0, size, size, 4, 1)
+    return made + LOADER + b"\0rest"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (elf(is_wide=True), LOADER),
+        (elf(is_wide=False), LOADER),
+        (elf(is_wide=True, types=(1, 2)), b""),
+        (elf(is_wide=True)[:70], b""),
+        (b"\x7fELF", b""),
+        (b"#!/bin/sh -e\n", b"/bin/sh"),
+        (b"#! \t/bin/env\tpython3\n", b"/bin/env"),
+        (b"#!/bin/sh", b"/bin/sh"),
+        (b"echo\n", b""),
+        (b"", b""),
+    ],
+)
+def test_the_interpreter_of_a_file(tmp_path: Path, content: bytes, expected: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    assert interpreter(bytes(file)) == b"", "it is not executable"
+    file.chmod(0o755)
+    assert interpreter(bytes(file)) == expected
