@@ -122,6 +122,21 @@ seccomp-error-action kill
     assert made.data.decode().splitlines()[1] == "seccomp.drop bpf:EPERM,ptrace:kill"
 
 
+@pytest.mark.parametrize(
+    ("default", "expected"),
+    [
+        ("kill", "seccomp.keep execve,execveat,prctl,read,uname:EIO"),
+        ("errno EPERM", "seccomp.keep execve,execveat,prctl,read,uname:EIO"),
+        ("allow", "seccomp.drop getpid:kill,uname:EIO"),
+    ],
+)
+def test_firejail_denies_what_it_cannot_express_as_it_denies_the_rest(default: str, expected: str) -> None:
+    """Or kills, where the rest is allowed."""
+    text = f"table 6.1\ndefault {default}\nunknown {default}\nread: allow\ngetpid: trap\nuname: errno EIO\n"
+    made = formats.exporter("firejail")(parse(text).policy, format_options(name="it"))
+    assert made.data.decode().splitlines()[1] == expected
+
+
 def test_kafel_word_for_word() -> None:
     text = "clone3: errno ENOSYS\nmprotect: prot == PROT_READ\nfsconfig: cmd == FSCONFIG_SET_FLAG\nread: allow\n"
     made = formats.exporter("kafel")(parse(text).policy, format_options(name="a-b"))

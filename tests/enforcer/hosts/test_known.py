@@ -58,6 +58,21 @@ def test_both_loopback_addresses_are_localhost_if_one_is(
     assert all(learned.get(address, "") in (*names.of(address), "") for address in LOOPBACK)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("search example.org lan\nnameserver 192.0.2.1\n", ["example.org", "lan"]),
+        ("domain example.org\n", ["example.org"]),
+        ("domain a.example\nsearch b.example # c.example\n", ["b.example"]),
+        ("search\n", []),
+        ("nameserver 192.0.2.1\n# search example.org\n", []),
+    ],
+)
+def test_the_domains_that_a_name_is_searched_in(text: str, expected: list[str]) -> None:
+    """resolv.conf(5): of several lines the last counts."""
+    assert names_files.domains(text) == expected
+
+
 @pytest.mark.parametrize("has_writer", [False, True])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, has_writer: bool

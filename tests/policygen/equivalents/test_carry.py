@@ -406,6 +406,25 @@ def test_phases_are_carried() -> None:
     assert not gaps(done.policy, X86_64, AARCH64)
 
 
+@pytest.mark.parametrize(
+    ("source", "trigger", "added"),
+    [
+        (X86_64, "poll", {"ppoll"}),
+        (X86_64, "ppoll", set()),
+        (X86_64, "accept", set()),
+        (AARCH64, "epoll_pwait", {"epoll_wait"}),
+        (AARCH64, "ppoll", {"poll", "pause"}),
+        (AARCH64, "accept4", set()),
+    ],
+)
+def test_what_begins_a_phase_there_too(source: Arch, trigger: str, added: set[str]) -> None:
+    """The calls with its effect that programs make instead of it there, and the source does not have."""
+    text = f"arch {source}\nphase serving after {trigger}\n{trigger}: allow\nfchmod: allow until serving\n"
+    done = carry(parse(text).policy, source, AARCH64 if source is X86_64 else X86_64)
+    assert {name for _, name in done.triggers} == added
+    assert {*done.policy.phases[0].triggers} == {trigger, *added}
+
+
 def test_lines_about_files_of_one_architecture() -> None:
     text = "path /usr/lib/x86_64-linux-gnu: read\npath /var/x86_64-linux-gnu: read, write\npath /etc: read\nread: allow\n"
     done = carry(parse(text).policy, X86_64, AARCH64)

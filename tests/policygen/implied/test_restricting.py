@@ -62,6 +62,21 @@ def test_what_denies_explicitly_is_unchanged(text: str) -> None:
     assert evaluate(policy, call("mprotect", 0, 4096, READ | BTI)) == KILL
 
 
+@pytest.mark.parametrize(
+    "text", ["prot has PROT_EXEC", "prot & PROT_EXEC == PROT_EXEC", "prot & PROT_EXEC|PROT_BTI == PROT_EXEC"]
+)
+@pytest.mark.parametrize("negates", [False, True])
+def test_bits_that_must_be_set_or_must_not(text: str, negates: bool) -> None:
+    """A condition on other bits decides about them with the restricting ones, too."""
+    policy = parse(f"arch aarch64\nmprotect: {f'!({text})' if negates else text}\n").policy
+    entry = with_restrictions(Arch.AARCH64, MPROTECT, policy.entries[Arch.AARCH64][MPROTECT])
+    policy = replace(policy, entries={Arch.AARCH64: {MPROTECT: entry}})
+    for value in range(8):
+        for bits in (0, BTI, MTE, BITS):
+            allows = evaluate(policy, call("mprotect", 0, 4096, value | bits)).allows
+            assert allows == (bool(value & EXEC) != negates or (negates and "BTI" in text and bool(bits & BTI)))
+
+
 POLICY = "implied 1\narch aarch64\nopenat: flags == O_RDONLY\nmmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE\n"
 VERDICTS = [
     # a call, its arguments, whether a plain policy allows it

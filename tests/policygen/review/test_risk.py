@@ -78,3 +78,19 @@ def test_what_an_implied_set_would_give_is_redundant_unless_it_gives_more(old: s
     before, after = (parse(f"arch x86_64\n{text}\n").policy for text in (old, new))
     found = ranked(before, after, compare(before, after))
     assert [one.is_redundant for one in found] == redundant
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("unknown kill", "default allow\nunknown kill", ["default-allow"]),
+        ("unknown kill", "unknown allow", ["unknown-allow"]),
+        ("unknown errno ENOSYS", "default allow\nunknown allow", ["default-allow", "unknown-allow"]),
+        ("default allow\nunknown allow", "unknown kill", []),
+        ("unknown kill", "unknown errno ENOSYS", []),
+    ],
+)
+def test_a_setting_that_allows_calls_is_a_danger_of_its_own(old: str, new: str, expected: list[str]) -> None:
+    before, after = (parse(f"arch x86_64\n{text}\n").policy for text in (old, new))
+    of_settings = [one for one in ranked(before, after, compare(before, after)) if one.difference.number is None]
+    assert sorted({danger.id for one in of_settings for danger in one.dangers}) == expected
