@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 
-from callfence.enforcer.later import read_file
+from callfence.enforcer.importer import read_file
 from callfence.tracer import TYPE_CHECKING, linux, machine
 from callfence.tracer.machine import MACHINE
 

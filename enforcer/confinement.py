@@ -11,7 +11,7 @@ import os
 
 from callfence.enforcer import kernel
 from callfence.enforcer.errors import EnforceError
-from callfence.enforcer.later import read_file
+from callfence.enforcer.importer import read_file
 from callfence.tracer import TYPE_CHECKING, linux, machine
 
 if TYPE_CHECKING:

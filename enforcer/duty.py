@@ -18,7 +18,7 @@ import time
 
 from callfence.enforcer import bpf, confinement, helper, kernel
 from callfence.enforcer.errors import BUSY, FAILED
-from callfence.enforcer.later import Later
+from callfence.enforcer.importer import Importer
 from callfence.enforcer.listener import Descriptors, Notification, Request, shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
 from callfence.enforcer.reporting.loaded import attempt
@@ -48,11 +48,11 @@ class Duty:
     )  # fmt: skip
 
     def __init__(
-        self, reporting: Reporting, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
+        self, reporting: Reporting, *, follows: bool = False, is_quiet: bool = False, later: Importer | None = None
     ) -> None:
         """Read what the helper needs.  `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no
         calls afterwards.  `later`: the importer, if not that of the note of `reporting`."""
-        self._later = later or Later(reporting.later)
+        self._later = later or Importer(reporting.later)
         self._descriptors: Descriptors
         makes = reporting.hosts is not None
         self._capabilities = confinement.CONNECTING * makes | confinement.ACTING * reporting.listens
@@ -143,7 +143,7 @@ class Duty:
                 raise
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
-    def listen(self, listener: int, phase: str) -> None:
+    def answer_listener(self, listener: int, phase: str) -> None:
         """Answer the calls that a listener receives, from now on; they are calls of processes in `phase`.  To be called after
         `begin_answering`."""
         wake_here(listener)
@@ -214,14 +214,14 @@ class Duty:
             os.close(descriptor)
             del self._listeners[descriptor]
 
-    def listened(self, call: Notification, phase: str) -> int | None:
+    def make_listen(self, call: Notification, phase: str) -> int | None:
         """Make the listen(2) of a stopped task, and return 0 or an errno; None for another call, or if the task may make it."""
-        return self._answers.listened(call, phase)
+        return self._answers.make_listen(call, phase)
 
-    def made(self, call: Notification, phase: str) -> Request | None:
+    def make_call(self, call: Notification, phase: str) -> Request | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
-        result = self._answers.made(call, phase)
+        result = self._answers.make_call(call, phase)
         if self._answers.hub != _NONE:
             self.begin_answering()
             self._watch_hub()
@@ -232,9 +232,9 @@ class Duty:
             self._hub = self._answers.hub
             self._descriptors.add(self._hub)
 
-    def judged(self, call: Notification, phase: str) -> Action | None:
+    def judge_and_report(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
-        return self._answers.judged(call, phase)
+        return self._answers.judge_and_report(call, phase)
 
     def hides_a_loss(self, call: Notification) -> bool:
         """Return whether the program is about to exit with a status that hides that a report was lost."""

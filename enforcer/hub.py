@@ -50,7 +50,7 @@ class Hub:
             except OSError:
                 return
 
-    def later(self, seconds: float, call: Callable[[], None]) -> int:
+    def after(self, seconds: float, call: Callable[[], None]) -> int:
         """Call a function once, after so many seconds; return the number by which `cancel` prevents that."""
         self._count += 1
         self._due[self._count] = call
@@ -58,7 +58,7 @@ class Hub:
         return self._count
 
     def cancel(self, number: int) -> None:
-        """Do not call a function for which `later` has returned this number, unless it was called already."""
+        """Do not call a function for which `after` has returned this number, unless it was called already."""
         self._due.pop(number, None)
         if len(self._moments) > 2 * len(self._due) + _SPARE:
             self._moments = [moment for moment in self._moments if moment[1] in self._due]

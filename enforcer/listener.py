@@ -285,16 +285,17 @@ def shared() -> tuple[Notification, Waiting]:
 
 _ERESTARTNOINTR = 513  # linux/errno.h
 _LOOK = 0.005
-"""Seconds between two checks whether SIGSYS has ended a process; there are `_LOOKS` checks."""
+"""Seconds between two checks whether SIGSYS has ended a process."""
 _LOOKS = 1000
+"""The most checks: 5 s of them."""
 
 
 def end_process(request: Request) -> None:
     """Kill the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
 
     SIGSYS kills only a process that does not block, ignore or catch it and is not traced, and the process's other threads may
-    change that at any time: so SIGKILL follows unless it dies at once.  Raises OSError if this process may not kill it: the
-    call then waits for ever."""
+    change that at any time: so SIGKILL follows if the process stops instead, or has not died within 5 s.
+    Raises OSError if this process may not kill it: the call then waits for ever."""
     try:
         fields = fields_of(request.call.task)
     except MemoryError:  # prlimit(2) has taken it
@@ -361,7 +362,7 @@ def _dies_of_sigsys(fields: dict[str, str]) -> bool:
 
 
 def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
-    """Send SIGSYS to the process, and return whether it dies of that within 0.1 s.
+    """Send SIGSYS to the process, and return whether it dies of that within 5 s.
 
     The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
     kill, the process is stopped, or makes the call again."""

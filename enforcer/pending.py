@@ -48,7 +48,7 @@ class Pending:
         if request.listener >= 0:  # else the stand-in can answer nothing: its task ends with the helper
             self._waiting.add(request.call.id)
         if not self._interrupts:
-            self.hub.later(_SWEEP, self._sweep)
+            self.hub.after(_SWEEP, self._sweep)
         self._interrupts[_key(request)] = request, interrupt, result
 
     def remove(self, request: Request) -> None:
@@ -77,7 +77,7 @@ class Pending:
                     self._signalled.add(key)
         self._signalled &= self._interrupts.keys()
         if self._interrupts:
-            self.hub.later(max(_SWEEP, _SHARE * (time.monotonic() - begin)), self._sweep)
+            self.hub.after(max(_SWEEP, _SHARE * (time.monotonic() - begin)), self._sweep)
 
 
 def _key(request: Request) -> int:

@@ -237,8 +237,9 @@ EVERYTHING = Files({"/": ALL}, ANY_PORT, ANY_PORT, ANY_PORT, (ANY,), query=(ANY,
 """The lines that permit what their absence permits."""
 
 
-def is_line(text: str) -> bool:
-    """Return whether a text begins as a line which grants something beside calls."""
+def is_grant_line(text: str) -> bool:
+    """Return whether a text begins with the word of a line about files, ports, hosts, unix sockets or names, such as `path`,
+    and so is no entry of a call."""
     return text.startswith(tuple(f"{word} " for word in STATEMENTS))
 
 

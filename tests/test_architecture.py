@@ -66,7 +66,7 @@ LAYERS = {
     """,
     "enforcer": """
         errors
-        kernel later alarms
+        kernel importer alarms
         bpf confinement execution helper hub listener waiting
         guard pending
         files hosts
@@ -214,6 +214,26 @@ def test_the_page_names_paths() -> None:
 def test_a_path_that_the_page_names_exists(name: str) -> None:
     assert (ROOT / name).exists()
     assert (ROOT / name).is_dir() == name.endswith("/")
+
+
+NAMED = sorted(
+    {
+        (name, path)
+        for names, path in re.findall(r"((?:`[\w.]+`(?:, | and ))*`[\w.]+`) in `([\w/]+\.py)`", PAGE)
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+)
+
+
+def test_the_page_says_what_is_in_files() -> None:
+    """Otherwise the test below would check nothing."""
+    assert len(NAMED) > 20
+
+
+@pytest.mark.parametrize(("name", "path"), NAMED)
+def test_what_the_page_says_is_in_a_file_is_there(name: str, path: str) -> None:
+    for part in name.split("."):
+        assert re.search(rf"\b{part}\b", (ROOT / path).read_text())
 
 
 @pytest.mark.parametrize("package", PACKAGES)

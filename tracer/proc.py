@@ -201,8 +201,8 @@ def process_of(pidfd: int) -> int:
 
 
 def is_in_own_user_namespace(tid: int) -> bool:
-    """Return whether a task is in the user namespace of this process, so that the same id means the same user, and its
-    capabilities count for what is outside; False if that cannot be read."""
+    """Return whether the task `tid` is in the user namespace of this process, so that its user ids and capabilities mean the
+    same here; False if that cannot be read."""
     try:
         return os.readlink(f"{proc()}/{tid}/ns/user") == os.readlink(f"{proc()}/self/ns/user")
     except OSError:

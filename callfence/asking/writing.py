@@ -57,4 +57,4 @@ def require_within(policy: Policy, line: str, base: Policy) -> None:
     bounds = replace(base, files=alone.files)
     beyond = [each for each in compare(bounds, alone).differences if each.change is Change.MORE and each.number is not None]
     if beyond or differences(extended(base.files, policy.files), extended(base.files, alone.files)):
-        raise UserError(f"BASE of --within does not grant all of it: {line}")
+        raise UserError(f"the policy of --within does not grant all that this line would: {line}")

@@ -77,7 +77,8 @@ def _allow(options: argparse.Namespace) -> int:
     if options.until and any(parse_lines(line, arch).files.lines() for line in options.line):
         raise UserError("--until: lines about files, ports and hosts hold in all phases; leave out --until")
     if options.until and options.until not in names[1:]:
-        raise UserError(f"--until {options.until}: {options.policy} has no phase of that name after the first")
+        has = ", ".join(names[1:]) or "no phase"
+        raise UserError(f"--until {options.until}: {options.policy} has no such phase to enter; it has {has}")
     policies, lines = [], dict[str, None]()
     for place, (_, policy) in enumerate(phase_policies(whole)):
         if options.until and place >= names.index(options.until):

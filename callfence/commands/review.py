@@ -16,7 +16,7 @@ from callfence.judging.ask import Asker
 from callfence.judging.sites import Symbols, site_lines
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.evaluate import evaluate
-from callfence.policygen.grants import is_line, written
+from callfence.policygen.grants import is_grant_line, written
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_action, format_call
 from callfence.policygen.lint.catalogue import Danger
@@ -295,7 +295,7 @@ def _dangers(change: PolicyChange) -> Iterator[str]:
 def _what(change: PolicyChange) -> Iterator[str]:
     if isinstance(change, SettingChange):
         values = [("-", change.before)] * bool(change.before) + [("+", change.after)]
-        has_colon = is_line(change.word) or change.word.startswith(PHASES)
+        has_colon = is_grant_line(change.word) or change.word.startswith(PHASES)
         for sign, value in values:
             yield f"  {sign} {written(change.word, value) if has_colon else f'{change.word} {value}'.rstrip()}"
     else:

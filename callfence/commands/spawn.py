@@ -16,7 +16,7 @@ from callfence.enforcer.bpf import ALL_RUN
 from callfence.enforcer.errors import EnforceError, refused
 from callfence.enforcer.files import granted, landlock  # noqa: F401
 from callfence.enforcer.hosts import granted as granted_hosts  # noqa: F401
-from callfence.enforcer.later import Loaded
+from callfence.enforcer.importer import Loaded
 from callfence.enforcer.launch import Launch, is_filtered
 from callfence.enforcer.reporting import audit, opening  # noqa: F401
 from callfence.enforcer.spawning.listening import Listener, serve

@@ -99,7 +99,10 @@ def _bundled(name: str, data: bytes) -> int:
         raise UserError(f"{name}: {error}") from error
     wrong = {variant: text for variant, filter_ in filters_.items() if (text := misfit(filter_))}
     for variant, text in wrong.items():
-        print(f"{name}: the filter ({variant}) does not match the policy in the file: {text}")
+        print(
+            f"{name}: the filter ({variant}) does not match the policy in the file: {text}; "
+            "do not use the file: write it again with callfence compile"
+        )
     if not wrong:
         print(f"proved: the filters in {name} are equivalent to the policy in it, for every call")
     return int(bool(wrong))

@@ -12,7 +12,7 @@ from callfence.enforcer.reporting.verdict import advise, is_free
 from callfence.judging.files import is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.policygen.errors import did_you_mean
-from callfence.policygen.grants import ANY, NONE, WORDS, is_bare, is_line
+from callfence.policygen.grants import ANY, NONE, WORDS, is_bare, is_grant_line
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.implied.restricting import restricting
@@ -80,7 +80,7 @@ def _why(options: argparse.Namespace) -> int:
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
-    if is_line(options.about or "") and ": " in options.about and not options.about.endswith('"'):  # a whole line
+    if is_grant_line(options.about or "") and ": " in options.about and not options.about.endswith('"'):  # a whole line
         options.about, _, granted = options.about.rpartition(": ")
         if granted.isdecimal() or options.about.startswith("path "):
             about, name = options.about.removeprefix("path "), str(options.policy)
@@ -98,14 +98,14 @@ def _why(options: argparse.Namespace) -> int:
         status = _denial(options.policy, document, event)
         _print_place(options)
         return status
-    if not is_line(options.about or ""):
+    if not is_grant_line(options.about or ""):
         _asked(document, options)
     evidence = load_evidence("why", options.policy, document, options.recording)
     if not evidence.file:
         path = recording_path(options.policy)
         companion = companion_path(options.policy).name
         print_error(f"callfence why: no calls can be shown, because there is neither {path} nor {companion}: learn writes both")
-    if is_line(options.about or ""):
+    if is_grant_line(options.about or ""):
         return _files(document, evidence.recording, options.about, options.policy)
     status = _rules(document, evidence.recording, options)
     if not options.about:

@@ -35,7 +35,7 @@ _COMPILES = (
     f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ENFORCER}/reporting", f"{_ENFORCER}/files", f"{_ENFORCER}/hosts"
 )  # fmt: skip
 """The folders of what compiles policies, and of what the helper imports later, whose files a filter notes."""
-_DECIDES = f"{_ENFORCER}/later.py", f"{_ENFORCER}/guard.py"
+_DECIDES = f"{_ENFORCER}/importer.py", f"{_ENFORCER}/guard.py"
 """What decides which files a filter notes, and what is put before it."""
 NOT_COMPILING = ("__pycache__", "formats", "review")
 """Folders of policygen from which neither compiling a policy nor the helper imports: examining a file takes 3 us of a start."""
@@ -73,7 +73,7 @@ class _Place:
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file of the folder.  Raises OSError."""
+        """Replace a file of the folder.  Raises OSError, which names the file."""
         temporary = f"{name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, self.file_mode, dir_fd=self.descriptor)
@@ -81,9 +81,9 @@ class _Place:
             with open(descriptor, "wb") as file:
                 file.write(content)
             os.replace(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-        except OSError:
+        except OSError as error:
             os.unlink(temporary, dir_fd=self.descriptor)
-            raise
+            raise OSError(error.errno, error.strerror, f"{self.path}/{name}") from None
 
     def prune(self) -> None:
         """Remove the filters that were compiled first, if there are more than _MOST.  Raises OSError."""
@@ -189,7 +189,7 @@ def installed() -> bytes:
 
 def _store(compiled: Compiled, place: _Place | None) -> str:
     if place is None:
-        raise OSError(f"{SYSTEM} can be written by other users than root")
+        raise OSError(errno.EPERM, "other users than root can write there", SYSTEM)
     name = _name(compiled.sources[0][0], compiled.variant)
     try:
         place.write(name, seal(compiled, compiler(), place.secret()))

@@ -84,7 +84,7 @@ def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
 def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool, is_filtered: bool) -> Hosts:
     """Return the hosts and unix sockets that all policies grant.  Raises EnforceError if this process cannot make the program's
     calls.  `is_filtered`: no call that a policy denies runs in the program."""
-    import callfence.enforcer.reporting.peers  # noqa: F401  before `Later.seal`, after which importing takes three times as long
+    import callfence.enforcer.reporting.peers  # noqa: F401  before `Importer.seal`, after which importing takes three times as long
     from callfence.enforcer.hosts.granted import Hosts, problem
 
     if text := problem():

@@ -84,9 +84,9 @@ def compiled(
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
     """Compile a policy into the filter of a variant.  `sources`: path and content of each file that the policy was read from;
     they are kept in the result, so that a filter in the cache is not used once a file has changed.  Raises CompileError."""
-    from callfence.enforcer import later
+    from callfence.enforcer import importer
 
-    describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
+    describing = importer.files() if variant != "warm" else b""  # before what compiles is imported as well
     from callfence.enforcer.hosts.rules import encode, makes_calls
     from callfence.policygen.files.ruleset import changes_files
     from callfence.policygen.filter.compile import compile_policy

@@ -104,7 +104,7 @@ class Compiled:
         self.scope = scope
         """The policy's `scope`; "" for variants that confine nothing."""
         self.later = later
-        """The note of the files that the helper imports to describe a denied call (`enforcer.later`); b"" for "warm"."""
+        """The note of the files that the helper imports to describe a denied call (`enforcer.importer`); b"" for "warm"."""
         self.sources = tuple(sources)
         """Name and content of each file that was compiled: the policy's first, then those that it includes."""
         self.document: Document | None = None
@@ -118,7 +118,7 @@ class Compiled:
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
     """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.  `made_by`
     identifies the code that compiled.  `is_shipped`: another machine may use the file."""
-    from callfence.enforcer.later import without_digests
+    from callfence.enforcer.importer import without_digests
 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]

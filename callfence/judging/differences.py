@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from callfence.policygen.comparing.compare import Change, Difference, Verdict
-from callfence.policygen.grants import is_line
+from callfence.policygen.grants import is_grant_line
 from callfence.policygen.language.naming import format_action, format_call, format_expression
 from callfence.policygen.lint.catalogue import Danger, Level, dangers
 from callfence.policygen.model import ALLOW, Always
@@ -62,8 +62,8 @@ def headline(judgement: Judgement, entry: Headline) -> str:
 def in_order(judgement: Judgement) -> tuple[Headline | None, list[Headline | Risk]]:
     """Return the headline that is named with the verdict, None if there is none, and the other headlines and the risks: first
     headlines about settings and combinations, then those about files and ports together with the risks, the gravest first."""
-    about_files = [entry for entry in judgement.headlines if is_line(entry.name)]
-    others = [entry for entry in judgement.headlines if not is_line(entry.name)]
+    about_files = [entry for entry in judgement.headlines if is_grant_line(entry.name)]
+    others = [entry for entry in judgement.headlines if not is_grant_line(entry.name)]
     rest: list[Headline | Risk] = [*risks(judgement), *about_files]
     rest.sort(key=lambda entry: -(entry.row.level if isinstance(entry, Risk) else entry.level).rank)
     entries = [*others, *rest]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from callfence.judging import differences
 from callfence.judging.differences import Risk
 from callfence.policygen.comparing.compare import Change, Difference
-from callfence.policygen.grants import is_line
+from callfence.policygen.grants import is_grant_line
 from callfence.policygen.language.document import parse, read_text
 from callfence.policygen.language.naming import format_action, format_call
 from callfence.policygen.lint.catalogue import Danger, Level
@@ -78,7 +78,7 @@ class Lines:
         language does (`EXAMPLE.org`, `64:ff9b::192.0.2.1`)."""
         numbers: dict[str, int] = {}
         for number, line in enumerate(_source(self._policy), 1):
-            if is_line(line.lstrip()):
+            if is_grant_line(line.lstrip()):
                 with suppress(CallfenceError):
                     for meant in parse(f"{line}\n").policy.files.lines():
                         numbers.setdefault(meant, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from datetime import datetime
 from importlib.util import find_spec
@@ -17,7 +18,6 @@ from callfence.shared.text import plural
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
@@ -32,12 +32,15 @@ docs/install.md).
 `add` adds recordings, and logs that `enforce --log` wrote, each once; of a FOLDER all *.rec, *.log and *.log.N files, also in
 folders below.  `fold` writes the recording that `callfence merge` makes of the recordings.  `ask` answers a QUESTION:
 
-contents: what the lake has of each policy, and what is unknown about it
-new: which rules only hosts with the version of --since or a newer one needed
-denied: which hosts denied what in the last days
-log: the same as a log for `callfence review --log`, each line once
-used, stale: which rules of POLICY its runs used in the last days, and which they did not
-safe: is it safe to enforce each policy: no new rule and nothing denied in the last days, on enough hosts"""
+  contents   what the lake has of each policy, and what is unknown about it
+  new        which rules only hosts with the version of --since, or a newer
+             one, needed
+  denied     which hosts denied what in the last days
+  log        the same as a log for `callfence review --log`, each line once
+  used       which rules of POLICY its runs used in the last days
+  stale      which rules of POLICY they did not use
+  safe       whether it is safe to enforce each policy: no new rule and
+             nothing denied in the last days, on enough hosts"""
 
 USAGE = (
     "callfence lake add [--host HOST] [--version VERSION] [--policy NAME] [--layout PATTERN] LAKE FILE|FOLDER ...",
@@ -51,7 +54,12 @@ _ONLY_ASK = ("since", "days", "hosts", "chance", "now", "format", "print_sql", "
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence lake", usage="\n       ".join(USAGE), description=DESCRIPTION)
+    parser = Parser(
+        prog="callfence lake",
+        usage="\n       ".join(USAGE),
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--host", help="add: the host of the files; else: only of this host")
     add("--version", metavar="VERSION", dest="of_version", help="add: the version of the program; else: only of this version")
@@ -61,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="OUT", type=Path, help="fold: NAME.rec")
     add("--since", metavar="VERSION", help="ask new: the first of the new versions")
     add("--days", metavar="N", type=float, help="ask: the last N days (default: 30)")
-    add("--hosts", metavar="M", type=int, help="ask safe: that so many hosts have run or enforced it (default: 1)")
+    add("--hosts", metavar="M", type=int, help="ask safe: how many hosts must have run the program (default: 1)")
     add("--chance", metavar="P", type=float, help="ask safe: the highest chance that a run needs another rule (default: 0.05)")
     add("--now", metavar="TIME", help="ask: the end of the last days, in ISO 8601 (default: now)")
     add("--format", choices=["text", "json"], help="ask: default: text")

@@ -37,16 +37,16 @@ def plain(column: str) -> str:
     return re.sub(f"[{_CONTROL}{_BYTE}].", lambda escaped: _UNESCAPED[escaped[0]], column, flags=re.DOTALL)
 
 
-def call(key: Key) -> str:
-    """Return the key of an observation as text that sorts as `model.order`: architecture and number of 8 hexadecimal digits
-    each; for each argument `-` for an unrecorded value, or the value + 2**63 of 17 digits; a space; the executable."""
+def call_key(key: Key) -> str:
+    """Return the key of an observation as text that sorts as `model.order`: `arch` and `number`, each as 8 hexadecimal digits;
+    for each argument `-` if it was not recorded, or its value plus 2**63 as 17 hexadecimal digits; a space; the executable."""
     arch, number, arguments, executable = key
     values = "".join(["-" if value is None else f"{value + _BIAS:017x}" for value in arguments])
     return f"{arch:08x}{number:08x}{values} {text(executable)}"
 
 
 def key(call: str) -> Key:
-    """Return the key whose `call` this is."""
+    """Return the key whose `call_key` this is."""
     numbers, _, executable = call.partition(" ")
     values = re.findall("-|[0-9a-f]{17}", numbers[16:])
     arguments = tuple(None if value == "-" else int(value, 16) - _BIAS for value in values)

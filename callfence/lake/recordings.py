@@ -47,7 +47,8 @@ class Calls:
         if known is None:
             if len(self._calls) >= MANY:
                 self._calls.clear()
-            known = self._calls[key] = Call(keys.call(observation.key), keys.text(observation.executable), rule(observation))
+            executable = keys.text(observation.executable)
+            known = self._calls[key] = Call(keys.call_key(observation.key), executable, rule(observation))
         if known.call not in self._new:
             self._new[known.call] = call_row(known, observation)
         return known

@@ -21,7 +21,8 @@ def narrow(policy: Path, last: int, *, write: bool) -> None:
     recording = recording_path(policy)
     if not policy.exists() or not recording.exists():
         missing = recording if policy.exists() else policy
-        raise UserError(f"{missing} does not exist: --narrow compares a policy with the recording of its runs")
+        why = "--narrow compares a policy with the recording of its runs, so learn the program first"
+        raise UserError(f"{missing} does not exist: {why}")
     with atomic.locked(recording):
         document, whole = parse_file(policy), recording_file.load(recording)
         runs = last_runs(whole, last)

@@ -11,8 +11,8 @@ from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.document import Document, parse_file
 from callfence.policygen.language.naming import format_action, format_call
 from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.foreseen import NOTES, foreseen
 from callfence.policygen.learning.generate import Generated, generate
-from callfence.policygen.learning.later import NOTES, later as later_calls
 from callfence.policygen.learning.scope import scope
 from callfence.policygen.model import IMPLIED, Arm, Policy
 from callfence.policygen.recording import atomic, recording_file
@@ -116,8 +116,8 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         observed = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        later = () if options.exact or options.tight else later_calls(old if existing else Recording(), whole)
-        generated = _noted(_generate(prepared, run, (*observed, *later), existing, whole, old), later)
+        unseen = () if options.exact or options.tight else foreseen(old if existing else Recording(), whole)
+        generated = _noted(_generate(prepared, run, (*observed, *unseen), existing, whole, old), unseen)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
@@ -136,15 +136,15 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     return Learned(prepared.policy, added.recording, run, before, generated, (options.within or "") if lost_implied else "")
 
 
-def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
-    """Return `generated` with notes on the entries for the calls `later`, which no run made, and without denials of them."""
-    calls = {(observation.arch, observation.number) for observation in later}
+def _noted(generated: Generated, unseen: Sequence[Observation]) -> Generated:
+    """Return `generated` with notes on the entries for the calls `unseen`, which no run made, and without denials of them."""
+    calls = {(observation.arch, observation.number) for observation in unseen}
     document = generated.document
     for new in generated.new:
         if new.first and (new.arch.audit, new.number) in calls:
             document = document.with_note(new.arch, new.number, NOTES[name_of(new.arch, new.number)])
-    refused = tuple(observation for observation in generated.refused if observation not in later)
-    forbidden = tuple(observation for observation in generated.forbidden if observation not in later)
+    refused = tuple(observation for observation in generated.refused if observation not in unseen)
+    forbidden = tuple(observation for observation in generated.forbidden if observation not in unseen)
     return generated._replace(document=document, refused=refused, forbidden=forbidden)
 
 
@@ -239,8 +239,8 @@ def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Obs
 
 
 def _say_changed(prepared: Prepared) -> None:
-    message = "was changed while the program ran; what is new is reported against the policy before: review that change too"
-    say(f"learn: {prepared.policy} {message}")
+    before = "what is called new was not in it when the run began"
+    say(f"learn: {prepared.policy} was changed while the program ran: {before}; review that change, too")
 
 
 def _print_forbidden(prepared: Prepared, generated: Generated) -> None:

@@ -11,7 +11,7 @@ from callfence.judging.formats import Lines, as_json as differences, as_object
 from callfence.judging.sites import by_site, columns_of, started_as, such_as, widened
 from callfence.learning.summary import call_name, estimated
 from callfence.policygen.completeness import Estimate, run_next
-from callfence.policygen.grants import is_line
+from callfence.policygen.grants import is_grant_line
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import risen
@@ -85,7 +85,7 @@ class Against:
 
     def became_possible(self, finding: Finding) -> bool:
         """Return whether a finding of the report's policy comes from one of the differences, so that the other lacks it."""
-        if is_line(finding.name):
+        if is_grant_line(finding.name):
             return (finding.name, finding.rule) in self.risen
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)

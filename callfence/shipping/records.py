@@ -8,7 +8,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
 
-from callfence.policygen.grants import is_line
+from callfence.policygen.grants import is_grant_line
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, KINDS, MAX_LINE, MESSAGE, REFUSED, START
 from callfence.policygen.values import frozen
 from callfence.policygen.versions import EVENTS, unknown
@@ -177,7 +177,7 @@ def _check_members(items: Any, names: tuple[str, ...]) -> None:
 
 def _subject(line: str) -> str:
     """Return a line about files, ports and hosts without paths, of which there can be any number."""
-    if not is_line(line):
+    if not is_grant_line(line):
         return "no line would grant it"
     if line.startswith("path "):
         return f"path: {line.rpartition(': ')[2]}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.duty import Duty
-    from callfence.enforcer.later import Later
+    from callfence.enforcer.importer import Importer
     from callfence.enforcer.reporting.settings import Reporting
 
 _FORKS, _CLONE3 = MACHINE.numbers_by_arch("clone", "clone3"), MACHINE.numbers_by_arch("clone3")
@@ -52,7 +52,7 @@ class Work:
         stderr: int,
         plan: Plan | None,
         is_nested: bool,
-        later: Later | None = None,
+        later: Importer | None = None,
     ) -> None:
         """`program`: the id of the process to confine.  `later`: the helper's importer, if not that of `reporting`."""
         self.program = program

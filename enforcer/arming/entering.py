@@ -179,7 +179,7 @@ class Entrance:
             except ProcessLookupError:
                 return "its first thread has ended"
             program = self._key.passing(stage.filter, installs=False)
-            self._duty.listen(inject.install(surgery, self._key, program, pidfd, threads=True), stage.name)
+            self._duty.answer_listener(inject.install(surgery, self._key, program, pidfd, threads=True), stage.name)
         except OSError as error:
             if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise

@@ -228,14 +228,14 @@ class Follower:
         if not is_denied and call not in self._plan.notified:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""
-        if not is_denied and (result := self._duty.listened(notification, phase)) is not None:
+        if not is_denied and (result := self._duty.make_listen(notification, phase)) is not None:
             self._answer(pid, call, -result)
             return True
-        if not is_denied and (request := self._duty.made(notification, phase)) and not request.runs:
+        if not is_denied and (request := self._duty.make_call(notification, phase)) and not request.runs:
             self._processes.made[pid] = request  # other tasks go on meanwhile
             self._answer_made()
             return True
-        action = self._duty.judged(notification, phase)
+        action = self._duty.judge_and_report(notification, phase)
         if not is_denied or self._plan.is_audit:
             return False
         if action and action.kind == "errno":

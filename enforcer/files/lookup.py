@@ -221,11 +221,9 @@ def interpreter(path: bytes) -> bytes:
             for index in range(_half(head, count)):
                 entry = start + index * _half(head, size)
                 if int.from_bytes(head[entry : entry + 4], "little") == 3:  # PT_INTERP
-                    word, offset, length = (8, 8, 32) if wide else (4, 4, 16)  # p_offset, p_filesz
-                    fields = (head[entry + field : entry + field + word] for field in (offset, length))
-                    place, length = (int.from_bytes(field, "little") for field in fields)
-                    file.seek(place)
-                    return (file.read(min(length, _HEAD)) or b"").partition(b"\0")[0]
+                    offset = slice(entry + 8, entry + 16) if wide else slice(entry + 4, entry + 8)  # p_offset
+                    file.seek(int.from_bytes(head[offset], "little"))
+                    return (file.read(_HEAD) or b"").partition(b"\0")[0]
     except (OSError, ValueError, IndexError):
         pass
     return b""

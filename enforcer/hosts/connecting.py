@@ -100,9 +100,9 @@ class Connecting:
             result = acting(target.identity, partial(socket.connect, target.address))
             if result == EAGAIN and (seconds is None or waited < seconds):
                 pause = max(pause, self._making.pending.count * _EACH)  # many that wait leave time for others
-                self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
+                self._making.hub.after(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
             else:
                 end(result)
 
         self._making.comes_later(request, end, is_timed=seconds is not None)
-        self._making.hub.later(_AGAIN[0], lambda: attempt(2 * _AGAIN[0], _AGAIN[0]))
+        self._making.hub.after(_AGAIN[0], lambda: attempt(2 * _AGAIN[0], _AGAIN[0]))

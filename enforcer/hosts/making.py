@@ -84,7 +84,7 @@ class Making:
         self.comes_later(request, once, is_timed=seconds is not None)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
         if seconds is not None:
-            moment = self.hub.later(seconds, lambda: once(too_late))
+            moment = self.hub.after(seconds, lambda: once(too_late))
 
 
 def _identity(request: Request) -> tuple[object, ...]:

@@ -26,7 +26,8 @@ _WORDS = range(0, 16, 4)
 
 
 class Mixtures:
-    """The peers that sockets had before."""
+    """Remembers the peers that each datagram socket had before, and decides whether a datagram could go to a mixture of two of
+    them that policies deny: the address of one, the port of the other."""
 
     def __init__(self, is_granted: Callable[[bytes, int], bool], is_granted_everywhere: Callable[[int], bool]) -> None:
         """`is_granted` returns whether policies let the program send datagrams to a host and a port, `is_granted_everywhere`

@@ -128,7 +128,6 @@ class Answers:
             self._report_records(self._source.rest())
             if lost := self._source.lost():
                 attempt(lambda: self._loaded.reports.say(lost, "note"))
-        self._begin_log()
         self.summarise()
         if self._reporting.log:
             attempt(self._write_end)
@@ -142,7 +141,7 @@ class Answers:
             return
         if self._status is None:
             self._status = kernel.wait_status(self._pidfd, self._program)
-        denied = reports.denied if (reports := self._loaded.reported) else 0
+        denied = reports.denied if (reports := self._loaded.reports_if_any) else 0
         counts = {"denied": denied, "lost": self._loaded.output.lost, "complete": self._loaded.is_whole}
         self._loaded.output.write(log.record(END, {**status_fields(self._status), **counts}))
         self._loaded.output.flush(last=True)
@@ -164,7 +163,7 @@ class Answers:
             attempt(lambda: self._loaded.output.flush())
         if self._source and (absence := self._source.absence()):
             attempt(lambda: self._loaded.reports.say(absence, "note"))
-        if reports := self._loaded.reported:
+        if reports := self._loaded.reports_if_any:
             attempt(reports.quiet)
 
     # Calls that are made for the program
@@ -172,28 +171,28 @@ class Answers:
     @property
     def hub(self) -> int:
         """The descriptor that is readable when `go_on` has something to do; -1 until the first call is made."""
-        return self._loaded.pending.hub.descriptor if self._loaded.pending else -1
+        return self._loaded.pending_if_any.hub.descriptor if self._loaded.pending_if_any else -1
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that calls need which are answered later."""
-        hub = self._loaded.pending.hub.descriptors() if self._loaded.pending else ()
+        hub = self._loaded.pending_if_any.hub.descriptors() if self._loaded.pending_if_any else ()
         return (*hub, *(self._peers.descriptors() if self._peers else ()))
 
     def go_on(self) -> None:
         """Go on with the calls that are answered later."""
-        if self._loaded.pending:
-            self._loaded.pending.hub.run()
+        if self._loaded.pending_if_any:
+            self._loaded.pending_if_any.hub.run()
 
-    def made(self, call: Notification, phase: str) -> Request | None:
+    def make_call(self, call: Notification, phase: str) -> Request | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
-        return self._peers.made(call, phase) if self._peers else None
+        return self._peers.make_call(call, phase) if self._peers else None
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
         if self._peers:
             self._peers.summarise()
-        if self._loaded.reported or self._loaded.has_unjudged or self._loaded.has_lost_records:
+        if self._loaded.reports_if_any or self._loaded.has_unjudged or self._loaded.has_unwritten:
             attempt(lambda: self._loaded.reports.summarise())
 
     def _begin_log(self) -> None:
@@ -235,7 +234,7 @@ class Answers:
 
     # Calls of a task that is stopped
 
-    def judged(self, call: Notification, phase: str) -> Action | None:
+    def judge_and_report(self, call: Notification, phase: str) -> Action | None:
         """Return the action for the call of a stopped task: an errno, without a report, if some kernels or machines lack what
         the call needs; else the policies' action, after a report; None, for a kill, if judging the call fails."""
         request = Request.of_stopped(call, phase)
@@ -253,7 +252,7 @@ class Answers:
             self._complain(error)
         return self._loaded.report(request, verdict)
 
-    def listened(self, call: Notification, phase: str) -> int | None:
+    def make_listen(self, call: Notification, phase: str) -> int | None:
         """Make a listen(2) for a stopped task, and return 0 or an errno; None for another call, for one that the policies deny,
         and for one that the task can make itself."""
         if not self._is_listen(call):
@@ -416,7 +415,7 @@ class Answers:
         if owner(call.task) != self._program:
             return False
         self.summarise()
-        return self._loaded.has_lost
+        return self._loaded.may_lack_reports
 
 
 def _interrupt(request: Request) -> None:

@@ -128,7 +128,7 @@ class Asker:
                 os.write(self._descriptor, self._unsent[0][1])
                 self._unsent.popleft()
             except BlockingIOError:
-                self._pending.hub.later(_PAUSE, self._send)
+                self._pending.hub.after(_PAUSE, self._send)
                 return
             except OSError as error:
                 if error.errno != errno.EMSGSIZE:

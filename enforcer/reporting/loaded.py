@@ -36,8 +36,8 @@ class Loaded:
         self._output: Output | None = None
         self._judging: tuple[Verdicts, Reports] | None = None
         self._judge: Judge | None = None
-        self.pending: Pending | None = None
-        """`later`, if there has been such a call."""
+        self.pending_if_any: Pending | None = None
+        """`pending`, if there has been such a call."""
         self._asker: Asker | None = None
 
     @property
@@ -56,8 +56,8 @@ class Loaded:
         return self._output is not None
 
     @property
-    def has_lost_records(self) -> bool:
-        """Whether anything could not be written."""
+    def has_unwritten(self) -> bool:
+        """Whether any report could not be written."""
         return bool(self._output and self._output.lost)
 
     @property
@@ -71,7 +71,7 @@ class Loaded:
         return self._load()[1]
 
     @property
-    def reported(self) -> Reports | None:
+    def reports_if_any(self) -> Reports | None:
         """`reports`, if there have been any."""
         return self._judging[1] if self._judging else None
 
@@ -90,13 +90,13 @@ class Loaded:
         return bool(self._judge and self._judge.unjudged)
 
     @property
-    def later(self) -> Pending:
+    def pending(self) -> Pending:
         """The calls that are answered later."""
-        if self.pending is None:
+        if self.pending_if_any is None:
             from callfence.enforcer.pending import Pending
 
-            self.pending = Pending(self._waiting)
-        return self.pending
+            self.pending_if_any = Pending(self._waiting)
+        return self.pending_if_any
 
     @property
     def asker(self) -> Asker | None:
@@ -107,17 +107,17 @@ class Loaded:
             def ended() -> None:
                 attempt(lambda: self.reports.say(_NOBODY_ANSWERS))
 
-            self._asker = Asker(self.reporting.asking, self.later, self._decided, ended)
+            self._asker = Asker(self.reporting.asking, self.pending, self._decided, ended)
         return self._asker
 
     @property
-    def has_lost(self) -> bool:
+    def may_lack_reports(self) -> bool:
         """Whether a violation may have gone without a report."""
-        return self._has_lost or bool(self._judging and self._judging[1].has_lost)
+        return self._has_lost or bool(self._judging and self.has_unwritten)
 
     def pauses(self) -> list[float]:
         """Return after how many seconds without a call each part has something to do."""
-        parts = self._output, self.reported, self.pending and self.pending.hub
+        parts = self._output, self.reports_if_any, self.pending_if_any and self.pending_if_any.hub
         return [pause for part in parts if part and (pause := part.pause()) is not None]
 
     def verdict(self, request: Request) -> Verdict | None:

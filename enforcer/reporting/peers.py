@@ -42,7 +42,7 @@ class Peers:
             return True
         return mediator is not None
 
-    def made(self, call: Notification, phase: str) -> Request | None:
+    def make_call(self, call: Notification, phase: str) -> Request | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
         request = Request.of_stopped(call, phase)
@@ -97,7 +97,7 @@ class Peers:
             from callfence.enforcer.hosts.mediator import Mediator
 
             asks = self._reporting.asking >= 0
-            self._mediator = Mediator(hosts, self._loaded.later, self._deny, self._reporting.complain, asks=asks)
+            self._mediator = Mediator(hosts, self._loaded.pending, self._deny, self._reporting.complain, asks=asks)
         return self._mediator
 
     def _deny(self, request: Request, refusal: Refusal) -> bool:

@@ -65,9 +65,9 @@ class Reports:
         event = verdict.event
         try:
             if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
-                self._describe(request, verdict, self._unlined(event))
+                self._count_and_publish(request, verdict, self._unlined(event))
             if self._judge and (self._reporting.audit or not verdict.denying) and (ungranted := self._judge.ungranted(event)):
-                self._describe(request, verdict, ungranted)
+                self._count_and_publish(request, verdict, ungranted)
                 rule = tuple((lack.file, lack.line) for lack in ungranted)
                 if self.asker and all(line for _, line in rule):
                     self.asker.suggest(rule, lambda: self.fields(request, verdict, ungranted))
@@ -96,13 +96,13 @@ class Reports:
             if policy.files.bind is not None and all(first > 0 for first, _ in policy.files.bind)
         ]
         try:
-            self._describe(request, verdict, ungranted)
+            self._count_and_publish(request, verdict, ungranted)
         except Exception as error:
             self.say(f"{call_name(verdict.event)} was denied, and could not be described: {error!r}")
 
     def report_peer(self, request: Request, verdict: Verdict, refusal: Refusal) -> None:
         """Report a call to another host, or a look-up, that policies do not grant."""
-        self._describe(request, verdict, ungranted_of(refusal))
+        self._count_and_publish(request, verdict, ungranted_of(refusal))
 
     def recorded(self, index: int, fields: Mapping[str, str]) -> None:
         """Report what Landlock denied under the policy of this index, from the fields of its audit record (`audit.Source`)."""
@@ -143,11 +143,6 @@ class Reports:
             self._output.write(log.record(MESSAGE, {"level": level or "warning", "message": text}))
         else:
             self._output.write(f"enforce: {printable(text)}\n".encode())
-
-    @property
-    def has_lost(self) -> bool:
-        """Whether any report could not be written."""
-        return self._output.lost > 0
 
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
@@ -192,7 +187,8 @@ class Reports:
             if self._reporting.log:
                 self.say(text)
 
-    def _describe(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
+    def _count_and_publish(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
+        """Count a denied call, and report it, unless one like it has been reported shortly before or there are too many."""
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
         path = _executable(pid)
@@ -209,12 +205,12 @@ class Reports:
             return
         if not self._has_room(call_name(event)):
             return
-        violation, evidence = self._described(request, verdict, pid, ungranted)
+        violation, evidence = self._description(request, verdict, pid, ungranted)
         repeated = Repeated(violation, evidence, pid)
         self._counts.add(key, repeated)
         self._publish(repeated)
 
-    def _described(
+    def _description(
         self, request: Request, verdict: Verdict, pid: int, ungranted: Sequence[Ungranted]
     ) -> tuple[Violation, Union]:
         """Return the description of a denied call of the process `pid`, and facts about what its pointers point to."""
@@ -235,7 +231,7 @@ class Reports:
 
     def fields(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> dict[str, Any]:
         """Return the fields of the record of a denied call that is asked about, without counting it."""
-        violation, evidence = self._described(request, verdict, owner(verdict.event.task), ungranted)
+        violation, evidence = self._description(request, verdict, owner(verdict.event.task), ungranted)
         return violation.fields(1, evidence)
 
     def decided(self, rule: Rule, answer: str, who: str, calls: int) -> None:

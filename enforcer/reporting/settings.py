@@ -71,7 +71,7 @@ class Reporting:
         self.held = held
         """Descriptors to keep open for the program (`files.landlock.Confinement.held`)."""
         self.later = later
-        """The note of the files that describing a call imports (`enforcer.later`)."""
+        """The note of the files that describing a call imports (`enforcer.importer`)."""
         self.colour = destination.form == TEXT and is_coloured(destination.descriptor)
         """Whether reports are coloured; decided now, since the helper's filter denies isatty(3)."""
         self.evidence = evidence

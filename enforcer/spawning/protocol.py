@@ -53,7 +53,10 @@ def request_size(head: bytes) -> int:
         raise EnforceError("this is no request, or that of a client of another version of callfence")
     size = number(head, len(MAGIC) + 8)
     if size > MOST:
-        raise EnforceError(f"the words and the environment have {size} bytes, and {MOST} are the most")
+        raise EnforceError(
+            f"the command line and the environment have {size} bytes, more than the {MOST} that `callfence spawn` takes: "
+            "shorten the environment, or use enforce"
+        )
     return size
 
 

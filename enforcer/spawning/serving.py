@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from callfence.enforcer.later import Later
+    from callfence.enforcer.importer import Importer
     from callfence.enforcer.launch import Launch
     from callfence.enforcer.spawning.protocol import Request
 
@@ -52,7 +52,7 @@ class Spawner:
 
     __slots__ = ("later", "null", "prepare", "rehearse", "rights")
 
-    def __init__(self, prepare: Prepare, rehearse: Callable[[], None], rights: Rights, later: Later) -> None:
+    def __init__(self, prepare: Prepare, rehearse: Callable[[], None], rights: Rights, later: Importer) -> None:
         self.prepare = prepare
         self.rehearse = rehearse
         """Does some of the same for no program."""

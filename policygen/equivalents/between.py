@@ -242,7 +242,8 @@ def _hop(source: Arch, target: Arch, start: Side, end: Side, carried: str) -> Ho
 
 @cache
 def unneeded(source: Arch) -> Mapping[int, tuple[tuple[Side, str], ...]]:
-    """Return the calls of an architecture that others need no counterpart for, each with the reason (unneeded.tsv)."""
+    """Return the calls of `source` that a policy which is carried to another architecture may drop, because nothing there needs
+    them: number -> each such call with its reason (unneeded.tsv)."""
     result: defaultdict[int, list[tuple[Side, str]]] = defaultdict(list)
     for call, why in table_rows(__spec__, "unneeded.tsv"):
         if (end := side(source, call)) is not None:

@@ -81,7 +81,9 @@ class Varying(NamedTuple):
 
 
 def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[Fact]:
-    """Return the facts about `values`, which the arguments of an event point to, by the argument's index."""
+    """Return one fact for each of `values` (index of an argument -> the data that it points to): the argument's name, the sort
+    of the data, and the data as a pattern.  `where`: the folders that patterns abbreviate; `varying`: the ids and paths for
+    which they have `*`."""
     names = arguments(event.arch, event.number)
     return [(names[index].name, value.sort, _pattern(value, where, varying)) for index, value in values.items()]
 

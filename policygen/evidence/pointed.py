@@ -85,7 +85,8 @@ def arguments(arch: int, number: int) -> tuple[Argument, ...]:
 
 @cache
 def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
-    """Return the arguments of a call whose pointers are followed, each with its index.  `arch` is AUDIT_ARCH_*."""
+    """Return the arguments of the call `number` that are pointers to data which is recorded as evidence, each with its index
+    (0 to 5).  `arch` is AUDIT_ARCH_*."""
     return tuple((index, argument) for index, argument in enumerate(arguments(arch, number)) if argument.kind.is_evident)
 
 
@@ -162,7 +163,7 @@ def _message(event: Event, index: int, address: int, caller: Caller) -> Value | 
     width = _word_size(event)
     head = _bytes(caller, address, width + 4)  # struct msghdr, linux/socket.h: msg_name, msg_namelen
     name = int.from_bytes(head[:width], "little")
-    return _address(caller, name, int.from_bytes(head[width:], "little")) if name and len(head) > width else None
+    return _address(caller, name, int.from_bytes(head[width:], "little")) if name else None
 
 
 def _address(caller: Caller, address: int, length: int) -> Value | None:

@@ -149,8 +149,8 @@ int main(int argc, char **argv)
 
 
 def export_c(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return the source of a C program that loads the filter and executes another program.  Raises ExportError if the policy
-    cannot be compiled, or has no entries for a machine."""
+    """Return the source of a C program that installs the policy's filter for itself, and executes the program that its
+    arguments name.  Raises ExportError if the policy cannot be compiled, or has no entries for a machine."""
     data, losses, added = _armed(policy, "the loader", EXECVE)
     rows = (f"\t{{{code:#04x}, {jt}, {jf}, {k:#010x}}}," for code, jt, jf, k in bpf.decode(data))
     archs = [arch for arch in Arch if arch in machines(policy)]

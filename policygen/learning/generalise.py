@@ -13,7 +13,7 @@ from operator import or_
 
 from callfence.policygen.learning.rule import Element, Flags, Rule, join, key
 from callfence.policygen.model import Condition, Operator
-from callfence.policygen.recording.fold import EVIDENCE
+from callfence.policygen.recording.fold import FREE_VALUES
 from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import NATIVE, Arch, Argument, Kind, constants
@@ -299,7 +299,7 @@ def _few_values(index: int, meaning: Argument, observations: Sequence[Observatio
         if value is None or not lasts(meaning, value):
             return None
         runs.setdefault(value, set()).update(run for run, count in enumerate(observation.counts) if count)
-    if len(set().union(*runs.values())) < TIGHT_RUNS or len(runs) > EVIDENCE or min(map(len, runs.values())) < 2:
+    if len(set().union(*runs.values())) < TIGHT_RUNS or len(runs) > FREE_VALUES or min(map(len, runs.values())) < 2:
         return None
     if len(runs) == 1:
         return Condition(index, Operator.EQ, min(runs))

@@ -20,8 +20,8 @@ from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
 from callfence.policygen.learning.floor import ARMED_BEFORE, FLOOR, OPAQUE, VISIBLE_NO_MORE
+from callfence.policygen.learning.foreseen import WORD as LATER
 from callfence.policygen.learning.generalise import Widened, Widening
-from callfence.policygen.learning.later import WORD as LATER
 from callfence.policygen.learning.replay import replay
 from callfence.policygen.learning.sorting import Placed, Sorted, sort_by, without_covered
 from callfence.policygen.learning.waits import note_on_waiting, with_waits

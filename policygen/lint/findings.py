@@ -106,7 +106,7 @@ def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
         elif is_there:
             findings.add(replace(finding, grants=f"{finding.grants}, in {last} too"))
         elif finding.rule in _LASTING:
-            findings.add(replace(finding, grants=f"{finding.grants}, in {last} too if it was made before"))
+            findings.add(replace(finding, grants=f"{finding.grants}; one made before {last} works in {last} too"))
         else:
             level = list(Level)[max(finding.level.rank - 1, 0)]
             findings.add(replace(finding, level=level, grants=f"{finding.grants}, until {last}"))

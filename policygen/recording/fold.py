@@ -145,7 +145,7 @@ def arguments_given_up(observation: Observation, calls: Table) -> frozenset[int]
     )
 
 
-EVIDENCE = 4
+FREE_VALUES = 4
 """The most recorded values of an unconstrained argument.  `--tight` needs no more of them; they also show whether a policy that
 a person has narrowed still fits."""
 
@@ -154,7 +154,7 @@ LOOKS = 64
 QUIET = 8
 """The number of events in a row without new facts after which pointers are no longer followed."""
 
-_EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
+_FREE_KINDS = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
 """Kinds whose values are recorded although learning does not constrain them, or constrains only one value: all but
 addresses."""
 
@@ -186,7 +186,7 @@ class Aggregator:
         self._where = where
         self._pointers: Pointers | None = None
         self._counters: dict[Call, dict[tuple[str, Values], EventCounter]] = {}
-        self._evidence: dict[Call, dict[int, set[int]]] = {}
+        self._free: dict[Call, dict[int, set[int]]] = {}
         self._combinations = Combinations()
         self._unlisted = 0
         """Number of recorded numbers that belong to no call."""
@@ -274,33 +274,33 @@ class Aggregator:
                     mask |= argument.exact << 64 * (index + 1)
                 elif argument.kind.is_constrained:
                     mask |= plain[index].mask << 64 * (index + 1)
-        for index in self._evident(calls, call):
+        for index in self._free_values(calls, call):
             mask |= plain[index].mask << 64 * (index + 1)
         return mask
 
-    def _evident(self, calls: Table, call: Call) -> dict[int, set[int]]:
+    def _free_values(self, calls: Table, call: Call) -> dict[int, set[int]]:
         """Return the sets of the values so far of unconstrained arguments whose values are still recorded, by their indexes.
 
         Only arguments that are a pointer in none of their meanings have recorded values: addresses would fill the loop's cache.
         """
-        if call not in self._evidence:
+        if call not in self._free:
             columns = enumerate(zip(*calls.variants(call[1]), strict=True))
-            evident = [index for index, column in columns if all(argument.kind in _EVIDENT for argument in column)]
-            self._evidence[call] = {index: set() for index in evident}
-        return self._evidence[call]
+            free = [index for index, column in columns if all(argument.kind in _FREE_KINDS for argument in column)]
+            self._free[call] = {index: set() for index in free}
+        return self._free[call]
 
     def _record_values(self, calls: Table | None, event: Event, unknown: Collection[int]) -> Values:
-        """Record the event's values of unconstrained arguments, and give up arguments that have more than `EVIDENCE`; return
+        """Record the event's values of unconstrained arguments, and give up arguments that have more than `FREE_VALUES`; return
         the values of all arguments by which its observation is known."""
         if calls is None:
             return ()
         call = (event.arch, event.number)
         arguments = list(self._constrained(calls, event))
         plain = calls.by_number[event.number].arguments
-        for index, values in list(self._evident(calls, call).items()):
+        for index, values in list(self._free_values(calls, call).items()):
             value = plain[index].value(event.arguments[index])
             values.add(value)
-            if index in unknown or len(values) > EVIDENCE:
+            if index in unknown or len(values) > FREE_VALUES:
                 self._stop_recording(call, (index,))
             else:
                 arguments[index] = value
@@ -318,7 +318,7 @@ class Aggregator:
         given_up = self._combinations.given_up.get(call, ())
         callers = [index for index in indexes if arguments[index].kind is Kind.TASK and index not in given_up]
         for index in indexes:
-            self._evidence[call].pop(index, None)
+            self._free[call].pop(index, None)
         self._masks.pop(call, None)
         counters = self._counters[call]
         folded: dict[tuple[str, Values], EventCounter] = {}

@@ -78,7 +78,8 @@ def read(text: str, filename: str) -> Companion:
 
 
 def text(observations: Iterable[Observation], name: str) -> str:
-    """Return the text of a policy's companion; `name` is the policy's."""
+    """Return the content of NAME.evidence: what `observations` were seen to do, one sorted line each.  `name` is the policy's,
+    for the first line."""
     lines = sorted(line for observation in observations for line in _lines(observation))
     head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
     note = f"# {SECRET} replaces what looks like a key, a token or a password."

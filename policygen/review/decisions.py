@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from callfence.policygen.files.algebra import differences, intersected, united, with_lines
-from callfence.policygen.grants import EVERYTHING, is_line
+from callfence.policygen.grants import EVERYTHING, is_grant_line
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Comments, Remarks, Section
 from callfence.policygen.language.normal import normal_entry
@@ -61,9 +61,9 @@ def resolve(
     policy = _with_entries(old.policy, new.policy, judged)
     asked = {(change.arch, change.number) for change in judged if isinstance(change, EntryChange)}
     rejected = [change.word for change, decision in _settings(judged) if decision.answer is Answer.REJECT]
-    policy = _without_lines(old.policy, policy, [word for word in rejected if is_line(word)])
+    policy = _without_lines(old.policy, policy, [word for word in rejected if is_grant_line(word)])
     for word in rejected:
-        if not is_line(word):
+        if not is_grant_line(word):
             policy = _without_setting(old.policy, policy, word, asked)
     if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
@@ -102,8 +102,8 @@ def _settings(judged: Mapping[PolicyChange, Decision]) -> Iterator[tuple[Setting
 
 
 def _with_settings(policy: Policy, new: Policy, words: Sequence[str]) -> Policy:
-    settings = {word: getattr(new, word) for word in words if not is_line(word) and not word.startswith("arch ")}
-    return replace(policy, files=with_lines(policy.files, filter(is_line, words), new.files), **settings)
+    settings = {word: getattr(new, word) for word in words if not is_grant_line(word) and not word.startswith("arch ")}
+    return replace(policy, files=with_lines(policy.files, filter(is_grant_line, words), new.files), **settings)
 
 
 def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:
@@ -298,7 +298,7 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
     if isinstance(change, SettingChange):
         if change.word == PHASES:
             return _with_reason_for_phases(document, change, comment)
-        if is_line(change.word):
+        if is_grant_line(change.word):
             if change.after == NOT_CONFINED:  # a line that says so takes the comment
                 explicit = Policy({}, files=EVERYTHING)
                 document = replace(document, policy=_with_settings(document.policy, explicit, [change.word]))

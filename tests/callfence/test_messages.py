@@ -76,7 +76,7 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
         0, "files.policy: path /a\n  + read\nfiles.policy: unix connect /x\n", "",
     ),
     "allow --until later deny.policy 'write: fd == 2'": (
-        2, "", "callfence allow: --until later: deny.policy has no phase of that name after the first\n",
+        2, "", "callfence allow: --until later: deny.policy has no such phase to enter; it has no phase\n",
     ),
     "allow --until later deny.policy 'path /a: read'": (
         2, "", "callfence allow: --until: lines about files, ports and hosts hold in all phases; leave out --until\n",

@@ -259,7 +259,7 @@ def test_a_danger_that_is_gone_ranks_lower() -> None:
 
 def test_a_trigger_that_does_not_wait_is_told() -> None:
     found = {one.rule: (one.level.value, one.grants) for one in lint(parse(HEAD + "io_uring_setup: allow until serving"))}
-    assert found["io-uring"] == ("danger", "makes requests through a ring, in serving too if it was made before")
+    assert found["io-uring"] == ("danger", "makes requests through a ring; one made before serving works in serving too")
     found = lint(parse("phase serving after read\nread: allow\nbind: allow until serving"))
     assert [one.name for one in found if one.rule == "phase-trigger"] == ["phase serving"]
 

@@ -47,6 +47,21 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counters.counts("/app")
 
 
+def test_what_was_counted_under_masks_that_are_no_longer_valid_counts() -> None:
+    counters = Tally(recorder := Recorder())  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(executable="/app", entered=0, tid=1, tgid=1, hot=counters.hot("/app", 0))
+
+    def count(number: int) -> None:
+        counters.count(task, NATIVE.audit, number, bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, number, *(0,) * 6)))
+
+    for _ in range(7):
+        count(1_000_000)
+    before = counters.counts("/app")
+    assert [*before.values()] == [7]
+    count(1_000_002)  # the first of a new generation
+    assert recorder.generation == 1 and counters.counts("/app").items() > before.items()
+
+
 def test_build_ids_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "_builds", builds := {})
     for inode in range(5000):

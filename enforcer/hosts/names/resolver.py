@@ -173,7 +173,7 @@ class Resolver:
                 self.hub.forget(upstream.fileno())
                 upstream.close()
 
-        moment = self.hub.later(_WAIT, end)
+        moment = self.hub.after(_WAIT, end)
 
         def received() -> None:
             nonlocal wrong
@@ -269,7 +269,7 @@ class _Conversation:
         self._upstream: socket | None = None
         self._is_open = True
         self._hub.watch(client.fileno(), READABLE, self._read)
-        self._moment = self._hub.later(_WAIT, self._end)
+        self._moment = self._hub.after(_WAIT, self._end)
 
     def _end(self) -> None:
         if self._is_open:

@@ -116,7 +116,7 @@ def test_nothing_is_granted_beyond_the_baseline(policy: Path) -> None:
 
     served(policy, work, "--within", str(base), answer="always")
     assert texts == [
-        "not granted: BASE of --within does not grant all of it: chroot: allow",
+        "not granted: the policy of --within does not grant all that this line would: chroot: allow",
         "not granted: no denial has the number 2; the session has 1",
         "no denial has the number -1; the session has 1",
     ]

@@ -122,6 +122,7 @@ def test_only_the_lines_with_more_risks_are_new(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text("path $HOME/.ssh/a: read\n")
     (tmp_path / "it.policy").write_text("path $HOME/.ssh/a: read\npath $HOME/.ssh/b: read\npath /etc: read, write\n")
     text = run(tmp_path, "report", "it.policy", "--against", "old.policy").stdout
+    assert "Both policies answer every call in the same way." in text, "they differ in files"
     found = re.findall(r'<h3>(<span class="badge plain">new</span> )?<span[^>]*>\w+</span> <code>(path [^<]*)</code>', text)
     assert [line for new, line in found if not new] == ["path $HOME/.ssh/a"]
     assert {line for new, line in found if new} == {"path $HOME/.ssh/b", "path /etc"}
@@ -225,7 +226,8 @@ def test_one_run_says_nothing(learned: Path) -> None:
 
 def test_an_empty_policy(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text("arch x86_64\n")
-    checked(run(tmp_path, "report", "a.policy", "--against", "a.policy").stdout)
+    same = checked(run(tmp_path, "report", "a.policy", "--against", "a.policy").stdout)
+    assert "Both policies answer every call in the same way." in same.said
 
 
 def reported(folder: Path, *executed: tuple[str, str], calls: tuple[str, ...] = ()) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from callfence.policygen.formats import FormatOptions
 from callfence.policygen.formats.logs.denials import violations
-from callfence.policygen.grants import is_line
+from callfence.policygen.grants import is_grant_line
 from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from tests.enforcer.conftest import Workplace
@@ -352,7 +352,7 @@ def test_what_no_line_would_grant_hides_no_denials(network):
     )
     denied = network.place.denials("wide.log")
     assert {*map(len, (record["ungrantable"] for record in denied))} == {0, 1}
-    assert all(is_line(line) for record in denied for line in record["ungranted"])
+    assert all(is_grant_line(line) for record in denied for line in record["ungranted"])
     with (network.folder / "wide.log").open("rb") as log:
         (run,) = violations(log, "wide.log", FormatOptions(policy="attack.policy")).runs
     assert ("tcp connect 10.77.0.2", "7000") in {use[:2] for use in run.files}

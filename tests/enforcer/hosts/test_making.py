@@ -52,10 +52,10 @@ def test_what_is_waited_for_no_longer_is_forgotten():
     """A call that may wait for a year (SO_RCVTIMEO), and is answered at once, was kept for a year."""
     hub, called = Hub(), []
     for _ in range(1000):
-        hub.cancel(hub.later(1e15, called.clear))
+        hub.cancel(hub.after(1e15, called.clear))
     assert len(hub._moments) < 200
-    hub.later(0, lambda: called.append(1))
-    hub.cancel(hub.later(0, lambda: called.append(2)))
+    hub.after(0, lambda: called.append(1))
+    hub.cancel(hub.after(0, lambda: called.append(2)))
     hub.run()
     hub.cancel(1)
     assert called == [1]
@@ -64,10 +64,10 @@ def test_what_is_waited_for_no_longer_is_forgotten():
 def test_a_wait_may_be_longer_than_the_kernel_takes():
     """A program chooses it, and epoll_wait(2) takes 24 days at most; the helper ended."""
     hub = Hub()
-    hub.later(1e9, lambda: None)
+    hub.after(1e9, lambda: None)
     assert 0 < hub.pause() <= 86400
     begin = time.monotonic()
-    hub.later(0.01, lambda: None)
+    hub.after(0.01, lambda: None)
     hub.run(waits=True)
     assert time.monotonic() - begin < 60
 

@@ -83,7 +83,7 @@ def test_under_audit_a_lost_report_is_not_hidden_by_the_exit_status(
 ) -> None:
     case = Case(monkeypatch, audit=True)
     monkeypatch.setattr(answer, "exit_with", lambda status, _request: case.done.append(("exits", status)))
-    monkeypatch.setattr(answer.Loaded, "has_lost", has_lost)
+    monkeypatch.setattr(answer.Loaded, "may_lack_reports", has_lost)
     one = event(call, status, arch=NATIVE)
     case.request.call = Notification(task=task, arch=one.arch, number=one.number, arguments=one.arguments)
     case.answers._apply(case.request, None)

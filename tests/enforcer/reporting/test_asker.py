@@ -34,7 +34,7 @@ class Case:
             self.read = call
 
         hub = SimpleNamespace(watch=watch, forget=lambda _: self.done.append("forgotten"))
-        hub.later = lambda _seconds, call: self.later.append(call)
+        hub.after = lambda _seconds, call: self.later.append(call)
         pending: Any = SimpleNamespace(hub=hub, add=lambda *call: self.waiting.append(call))
         pending.remove = lambda request: self.done.append(f"remove {request.name}")
         self.asker = Asker(ours.detach(), pending, lambda *answer: self.done.append(answer), lambda: self.done.append("ended"))

@@ -385,7 +385,8 @@ def test_always_writes_the_policy_with_reason_and_name_within_the_baseline(place
     assert answerer.message()["type"] == "done"
     question = answerer.answer("always", name="me")
     told = answerer.message()
-    assert (told["type"], told["message"]) == ("error", "BASE of --within does not grant all of it: getpid: allow")
+    why = "the policy of --within does not grant all that this line would: getpid: allow"
+    assert (told["type"], told["message"]) == ("error", why)
     answerer.say({"id": question["id"], "answer": "no"})
     printed = process.communicate(timeout=20)[0].split()
     assert [line == "-13" for line in printed] == [False, True, False]

@@ -28,10 +28,11 @@ def test_a_call_that_cannot_be_judged_or_reported_is_killed(monkeypatch: pytest.
     request: Any = SimpleNamespace(event=lambda: None, phase="")
     verdict: Any = SimpleNamespace(action="its action")
     good = made(monkeypatch, said, verdicts=SimpleNamespace(of=lambda *_: verdict), reports=SimpleNamespace(report=print))
-    assert (good.verdict(request), good.report(request, verdict), good.has_lost, said) == (verdict, "its action", False, [])
+    assert (good.verdict(request), good.report(request, verdict)) == (verdict, "its action")
+    assert (good.may_lack_reports, said) == (False, [])
     bad = made(monkeypatch, said, verdicts=SimpleNamespace(of=fails), reports=SimpleNamespace(report=fails))
     assert (bad.verdict(request) if what == "judging" else bad.report(request, verdict)) is None
-    assert (bad.has_lost, said) == (True, ["a call could not be judged, so its process is killed: RuntimeError: why"])
+    assert (bad.may_lack_reports, said) == (True, ["a call could not be judged, so its process is killed: RuntimeError: why"])
 
 
 @pytest.mark.parametrize(("answer", "lasts"), [(ALWAYS, True), (RUN, True), (ONCE, False), (NO, False)])

@@ -45,11 +45,11 @@ def test_a_call_that_cannot_be_judged_fails() -> None:
 
 def test_one_of_a_stopped_task_too() -> None:
     case = Case(are_judged=fails)
-    request = case.peers.made(Notification(), "")
+    request = case.peers.make_call(Notification(), "")
     assert request is not None and request.result == -errno.EACCES and not request.runs
     assert case.done == [("lost",), LOST]
     case = Case(are_judged=lambda _request, **_: False)
-    assert (case.peers.made(Notification(), ""), case.done) == (None, [])
+    assert (case.peers.make_call(Notification(), ""), case.done) == (None, [])
 
 
 @pytest.mark.parametrize(

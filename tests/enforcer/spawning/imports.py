@@ -3,7 +3,7 @@
 import sys
 
 import callfence.commands.spawn  # noqa: F401
-from callfence.enforcer.later import Loaded
+from callfence.enforcer.importer import Loaded
 
 Loaded()
 PACKAGES = ("callfence.enforcer", "callfence.policygen", "callfence.tracer")

@@ -24,7 +24,7 @@ MALFORMED = {
     "more counts": "other strings than its head says",
     "no end": "other strings than its head says",
     "too much": "longer than its head says",
-    "too long": "are the most",
+    "too long": "that `callfence spawn` takes: shorten the environment",
     "no words": "no program given",
     "no folder": "lacks the descriptor",
     "a file": "lacks the descriptor",

@@ -13,7 +13,7 @@ from callfence.policygen.learning.generate import generate
 from callfence.policygen.lint.findings import lint
 from callfence.policygen.merging import unite
 from callfence.policygen.model import ALLOW
-from callfence.policygen.recording.fold import EVIDENCE, Aggregator
+from callfence.policygen.recording.fold import FREE_VALUES, Aggregator
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.review.why import Origin, provenance
 from callfence.tracer.abi import Arch, Event, constants, table
@@ -56,7 +56,7 @@ def test_limits_of_itself_are_implied() -> None:
 
 
 def test_the_caller_is_known_among_many_tasks() -> None:
-    calls = [event("prlimit64", pid, 3) for pid in (0, *range(100, 101 + EVIDENCE))]
+    calls = [event("prlimit64", pid, 3) for pid in (0, *range(100, 101 + FREE_VALUES))]
     for order in (calls, calls[::-1]):
         assert {one.arguments[0] for one in observed(*order)} == {0, None}
 

@@ -10,7 +10,7 @@ from calls import event
 from hypothesis import example, given, strategies as st
 
 from callfence.policygen.evidence.facts import Places
-from callfence.policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Aggregator
+from callfence.policygen.recording.fold import FREE_VALUES, LOOKS, MANY, QUIET, Aggregator
 from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def test_executables_have_their_own_observations() -> None:
 def test_evidence_is_given_up_argument_by_argument() -> None:
     aggregator = Aggregator()
     mask = aggregator.hot_mask(X86_64, number("write"))
-    for size in range(EVIDENCE):
+    for size in range(FREE_VALUES):
         aggregator.counter("/app", event("write", 1, 0, size), str)[0] += 1
-    assert (len(aggregator.observations()), aggregator.generation) == (EVIDENCE, 0)
-    aggregator.counter("/other", event("write", 1, 0, EVIDENCE), str)[0] += 1
+    assert (len(aggregator.observations()), aggregator.generation) == (FREE_VALUES, 0)
+    aggregator.counter("/other", event("write", 1, 0, FREE_VALUES), str)[0] += 1
     assert aggregator.generation == 1
     assert [(o.executable, o.arguments, o.calls) for o in aggregator.observations()] == [
-        ("/app", (1, None, None), EVIDENCE),
+        ("/app", (1, None, None), FREE_VALUES),
         ("/other", (1, None, None), 1),
     ]
     assert aggregator.hot_mask(X86_64, number("write")) == mask & ~(REGISTER << 64 * 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from socket import AF_INET, AF_UNIX
 
 import pytest
 from calls import value
@@ -27,10 +28,11 @@ from callfence.tracer.tally import Tally
 
 WIDE = (1 << 64) - 1
 O_DIRECTORY = value("O_DIRECTORY", NATIVE)
-CLONE, GETCWD, GETPPID, KILL, OPENAT, PRCTL, PTRACE, WRITE = (
+CLONE, GETCWD, GETPPID, KILL, OPENAT, PRCTL, PTRACE, SOCKET, WRITE = (
     table(NATIVE).by_name[name].number
-    for name in ("clone", "getcwd", "getppid", "kill", "openat", "prctl", "ptrace", "write")
+    for name in ("clone", "getcwd", "getppid", "kill", "openat", "prctl", "ptrace", "socket", "write")
 )
+AF_RDS, AF_SMC, IPPROTO_MPTCP = 21, 43, 262  # linux/socket.h, linux/in.h
 
 
 def key(number: int, *arguments: tuple[int, int]) -> Key:
@@ -133,6 +135,9 @@ def test_where_the_tracer_has_something_to_do_nothing_runs() -> None:
     assert not may_allow(key(CLONE, (WIDE, 0x11 | CLONE_UNTRACED)), opens=True, writes=True)
     assert may_allow(key(PRCTL, (0xFFFFFFFF, 15)), opens=False, writes=False)
     assert not may_allow(key(PRCTL, (0xFFFFFFFF, 22)), opens=True, writes=True)
+    kinds = ((AF_INET, 0), (AF_UNIX, 0), (AF_SMC, 0), (AF_RDS, 0), (AF_INET, IPPROTO_MPTCP))
+    sockets = [key(SOCKET, (0xFFFFFFFF, family), (0, 0), (0xFFFFFFFF, protocol)) for family, protocol in kinds]
+    assert [may_allow(each, opens=False, writes=False) for each in sockets] == [True, True, False, False, False]
     assert not may_allow(key(PTRACE, every), opens=True, writes=True)
     assert not may_allow(key(1000), opens=True, writes=True)
     reading, folder = (key(OPENAT, (0, 0), (0, 0), (0xFFFFFFFF, flags)) for flags in (0, O_DIRECTORY))

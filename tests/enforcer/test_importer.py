@@ -20,18 +20,18 @@ NOTE = r"""
 import sys
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command
-from callfence.enforcer import later
-sys.stdout.buffer.write(later.files())
+from callfence.enforcer import importer
+sys.stdout.buffer.write(importer.files())
 """
 DESCRIBE = r"""
 import os, sys
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command, filters
-from callfence.enforcer import later
+from callfence.enforcer import importer
 from callfence.enforcer.reporting.settings import Reporting
 with open("note", "rb") as file:
     note = file.read()
-code = later.Later(later.without_digests(note) if sys.argv[1] == "elsewhere" else note)
+code = importer.Importer(importer.without_digests(note) if sys.argv[1] == "elsewhere" else note)
 for path in list(sys.path_importer_cache): del sys.path_importer_cache[path]
 code.seal()
 class Finder:
@@ -122,9 +122,9 @@ def test_a_file_that_was_changed_is_not_read(installed: Path, tmp_path: Path, wh
 FULL = """
 import os, resource, sys
 sys.path.insert(0, ROOT)
-from callfence.enforcer import later
+from callfence.enforcer import importer
 with open("note", "rb") as file:
-    code = later.Later(file.read())
+    code = importer.Importer(file.read())
 code.seal()
 resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1,) * 2)
 try:

@@ -7,9 +7,10 @@ from calls import event
 
 from callfence.policygen.files.calls import UDP_CONNECT
 from callfence.policygen.files.made import MADE
-from callfence.policygen.learning.later import later
+from callfence.policygen.learning.foreseen import foreseen
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, table
 
 NO_RUN = Recording()
@@ -41,14 +42,20 @@ def opened(at, name, flags=0o101):
     ],
 )
 def test_when_old_files_will_be_removed(old, new, expected):
-    calls = [CALLS.by_number[one.number].name for one in later(old, merge(old, new))]
+    calls = [CALLS.by_number[one.number].name for one in foreseen(old, merge(old, new))]
     assert calls == ["unlink"] * expected
+
+
+def test_calls_of_an_architecture_without_a_table_bring_nothing():
+    (of,) = opened(0, "/srv/logs/2026-11-28.log").observations
+    run = Run("r0", 0, ("./app",), 0, True)
+    assert not foreseen(NO_RUN, Recording((run,), (replace(of, arch=0x12345678),)))
 
 
 def test_the_names_that_the_use_of_files_records_count_too():
     one = opened(0, "x")
-    assert [*later(NO_RUN, merge(one, made(1, "./logs/2026-11-28.log")))]
-    assert not [*later(NO_RUN, merge(one, made(1, "./logs/a.log")))]
+    assert [*foreseen(NO_RUN, merge(one, made(1, "./logs/2026-11-28.log")))]
+    assert not [*foreseen(NO_RUN, merge(one, made(1, "./logs/a.log")))]
 
 
 def calls(at, *names):
@@ -72,7 +79,7 @@ def calls(at, *names):
     ],
 )
 def test_who_listens_will_take_connections(old, new, expected):
-    names = [CALLS.by_number[one.number].name for one in later(old, merge(old, new))]
+    names = [CALLS.by_number[one.number].name for one in foreseen(old, merge(old, new))]
     assert names == ["accept4"] * expected
 
 
@@ -99,5 +106,5 @@ def sockets(at, *made, asks=True):
     ],
 )
 def test_who_asks_a_name_server_by_udp_will_ask_it_by_tcp(old, new, expected):
-    made = [(CALLS.by_number[one.number].name, *one.example[:2]) for one in later(old, merge(old, new))]
+    made = [(CALLS.by_number[one.number].name, *one.example[:2]) for one in foreseen(old, merge(old, new))]
     assert made == [("socket", family, 0o2000001) for family in expected]

@@ -36,7 +36,7 @@ _DESCRIBING = (
     "callfence.policygen.implied.tables", "callfence.policygen.language.parser", "callfence.policygen.lint.findings",
     "callfence.tracer.abi.waits", "ipaddress", "shlex",
 )
-"""The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
+"""The modules to import, including those that functions import (tests/enforcer/test_importer.py)."""
 _TABLE = ".tsv"
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
@@ -71,7 +71,7 @@ def without_digests(noted: bytes) -> bytes:
     return "\n".join([version, libraries, *(line.partition(" ")[0] for line in lines)]).encode()
 
 
-class Later:
+class Importer:
     """An importer that finds and loads modules and tables only from noted files."""
 
     def __init__(self, noted: bytes) -> None:
@@ -161,7 +161,7 @@ class Later:
         raise FileNotFoundError(f"{path} {text}")
 
 
-class Loaded(Later):
+class Loaded(Importer):
     """The same for a process that has imported all modules and holds the tables: it finds no others, and reads nothing."""
 
     def __init__(self) -> None:

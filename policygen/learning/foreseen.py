@@ -17,7 +17,7 @@ _REMOVES = f"{WORD}removes old ones of the files that it makes with dates or num
 _ACCEPTS = f"{WORD}takes connections from the sockets on which it listens"
 _ASKS = f"{WORD}makes a TCP socket to ask a name server again if its answer is too long for UDP"
 NOTES = {"unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS, "socket": _ASKS}
-"""The notes on the entries for what `later` returns, by call."""
+"""The notes on the entries for what `foreseen` returns, by call."""
 _FLAGS = {"open": 1, "openat": 2}
 """Calls that make files -> the index of their flags."""
 _STREAM, _DATAGRAM, _TYPE, _CLOEXEC = 1, 2, 0xF, 0o2000000
@@ -25,7 +25,7 @@ _STREAM, _DATAGRAM, _TYPE, _CLOEXEC = 1, 2, 0xF, 0o2000000
 _START = {"~": "$HOME", ".": "."}
 
 
-def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
+def foreseen(old: Recording, whole: Recording) -> tuple[Observation, ...]:
     """Return the calls that no run made yet, as observations of runs: those that remove files, if the runs of `whole` show for
     the first time that the program makes files with dates or numbers in their names; one that takes connections, if they show
     so that it listens; and those that make TCP sockets, if they show so that it asks name servers.  The runs of `old` did not.
