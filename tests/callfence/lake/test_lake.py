@@ -16,6 +16,7 @@ from needed import needs, needs_root
 
 from callfence.lake import parquet
 from callfence.lake.command import main
+from callfence.lake.engine import Engine, with_values
 from callfence.policygen.recording import many, recording_file
 from callfence.policygen.recording.model import Recording
 from tests.formats.outputs import check_output
@@ -204,6 +205,19 @@ def test_printed_sql_gives_the_answer(question: str, lake: Path, tmp_path: Path,
         assert len(result.fetchall()) == len(ask(capsys, *asked[2:])) > 0
     for engine in ("spark", "clickhouse"):
         assert run(capsys, "ask", "--print-sql", "--engine", engine, *asked)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "written"),
+    [
+        (Engine.DUCKDB, r"name = 'it''s C:\n' and days < 1.5"),
+        (Engine.SPARK, r"name = 'it''s C:\\n' and days < 1.5"),
+        (Engine.CLICKHOUSE, r"name = 'it''s C:\\n' and days < 1.5"),
+    ],
+)
+def test_values_are_literals_of_the_engine(engine: Engine, written: str) -> None:
+    """A backslash is itself for DuckDB; for the others it begins an escape."""
+    assert with_values("name = :name and days < :days", {"name": r"it's C:\n", "days": 1.5}, engine) == written
 
 
 def test_a_folder_with_other_characters(fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,10 @@ def test_what_grows_too_wide_becomes_a_pattern() -> None:
     assert join(f'f="/usr/lib/{one}"' for one in range(3)) == ('f="/usr/lib/0"', 'f="/usr/lib/1"', 'f="/usr/lib/2"')
     many = [f'f="/usr/lib/{one}/x"' for one in range(100)]
     assert join([*many, 'f="/etc/passwd"']) == ('f="/etc/passwd"', 'f="/usr/lib/**"')
+    for folder, most in (("", 8), ("/p", 4), ("/p/q", 3), ("/p/q/r", 3)):
+        names = [f'f="{folder}/{name}"' for name in "abcdefghi"]
+        assert join(names[:most]) == (*names[:most],)
+        assert join(names[: most + 1]) == (f'f="{folder}/**"',)
     deep = 'f="/' + "/".join("abcdefghijk") + '"'
     assert join([deep]) == ('f="/a/b/c/d/e/f/g/**"',)
 

@@ -49,6 +49,15 @@ def test_an_observation_is_read_back(call: str) -> None:
     assert back == seen
 
 
+def test_an_argument_that_a_line_does_not_name_may_have_any_value() -> None:
+    (seen,) = observed("openat AT_FDCWD 1 O_WRONLY|O_CREAT 0o644", evidence=('filename="/etc/**"',))
+    written = text([seen], "app.policy")
+    assert ", mode=0)" in written
+    (back,) = read(written.replace(", mode=0)", ")"), "app.evidence").observations
+    (flags, mode), (other_flags, other_mode) = seen.arguments[2:], back.arguments[2:]
+    assert (flags, mode, other_mode) == (other_flags, 0, None)
+
+
 LINES = (
     "x86_64 openat(flags=O_RDONLY|O_CLOEXEC)",
     "x86_64 openat(flags=O_WRONLY|O_CREAT|O_TRUNC, mode=0)",
