@@ -295,6 +295,25 @@ def test_what_gives_a_capability_is_no_gift_of_the_set(tmp_path: Path) -> None:
     assert "+ ftruncate" not in shown
 
 
+@pytest.mark.parametrize(
+    ("added", "headline", "reason"),
+    [
+        ("default allow  # why: it names what it denies", "[default-allow]", "it names what it denies"),
+        ("socket: allow\nconnect: allow\ndup2: allow\nexecve: allow  # why: reverse-shell: a remote shell", "[reverse-shell]",
+         "reverse-shell: a remote shell"),
+        ("path $HOME/.ssh: read  # why: an SSH client", "[ssh-keys]", "an SSH client"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_headline_is_shown(tmp_path: Path, added: str, headline: str, reason: str) -> None:
+    """Of a setting, a combination of calls, and a line about files."""
+    (tmp_path / "old.policy").write_text("read: allow\npath /usr: read\n")
+    (tmp_path / "new.policy").write_text(f"{added}\nread: allow\npath /usr: read\n")
+    for form in ("text", "md"):
+        lines = diff(tmp_path, "--format", form, "old.policy", "new.policy").stdout.splitlines()
+        (line,) = (line for line in lines if headline in line)
+        assert line.rstrip("`.").endswith(f"accepted in this change, for this reason: {reason}")
+
+
 def test_a_reason_that_comes_with_the_change_is_shown(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text("read: allow\n")
     (tmp_path / "new.policy").write_text("read: allow\nptrace: allow  # why: a debugger\n")

@@ -53,6 +53,16 @@ def lines(folder: Path) -> dict[str, str]:
     return {subject: value.strip() for subject, _, value in rows}
 
 
+def test_what_the_last_runs_did_not_use_is_removed(tmp_path: Path, callfence: Run) -> None:
+    callfence("learn", "-o", "it.policy", "true")
+    before = (tmp_path / "it.policy").read_text()
+    (tmp_path / "it.policy").write_text(f"{before}\nreboot: allow\n")
+    assert "- reboot: allow" in callfence("learn", "--narrow", "it.policy", "--last", "1").stdout
+    assert "reboot" in (tmp_path / "it.policy").read_text(), "without --write nothing is written"
+    callfence("learn", "--narrow", "it.policy", "--last", "1", "--write")
+    assert (tmp_path / "it.policy").read_text() == before
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--files",)])
 def test_three_learned_runs_are_enough_for_forty(tmp_path: Path, callfence: Run, options: tuple[str, ...]) -> None:
