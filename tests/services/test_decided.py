@@ -82,3 +82,24 @@ def test_a_removed_drop_in_leaves_policy_and_log(folder: Path, capsys: pytest.Ca
     assert (folder / "it.policy").exists() and (folder / "it" / "enforce.log").exists()
     assert command.main(["remove", "it"]) == 2
     assert "it has no drop-in of callfence" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("decided", "starts", "expected"), [(0, True, 0), (1, True, 1), (0, False, 1), (1, False, 1)])
+def test_the_status_tells_of_what_is_undecided_and_of_a_unit_that_does_not_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decided: int, starts: bool, expected: int
+) -> None:
+    def reviewed(_: list[str]) -> int:
+        policy = folder / "it.policy"
+        policy.write_text(f"{policy.read_text()}mkdir: allow\n")
+        return decided
+
+    def systemctl(action: str, *_: str) -> str:
+        if action == "restart" and not starts:
+            raise units.SystemdError("it failed")
+        return ""
+
+    monkeypatch.setattr(command.review, "main", reviewed)
+    monkeypatch.setattr(units, "systemctl", systemctl)
+    monkeypatch.setattr(units, "state", lambda _: State("active", "running", 0, "success", 0))
+    assert command.main(["review", "it", "--settle", "0"]) == expected
+    assert ("callfence service: it did not start: it failed" in capsys.readouterr().err) == (not starts)
