@@ -502,6 +502,7 @@ WAYS = (
         {"./out/first": "read, execute", "./out/second": "read, execute"},
     ),
     ("echo > real; ln -s /dev/fd/3 one; ln -s one two", "exec 3< real; read a < two", {"./real": "read"}),
+    ("ln -s /dev/fd/3 one; ln -s one two", "read a < two", {"./data/a": "read"}),
 )
 """What is there before; what a program does; and the files of its folder, of /dev and of /proc that are granted for that."""
 

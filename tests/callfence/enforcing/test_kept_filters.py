@@ -244,6 +244,26 @@ python enforce --quiet-kernel mkdir made 2>&1 | grep -c callfence.policygen.filt
     assert done.stdout.endswith("\n1\n")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root has compiled takes root")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("-o size=4k", "/var/cache/callfence/[0-9a-f]+.filter: No space left on device"),
+        ("-o mode=755; mkdir -m 777 /var/cache/callfence", "/var/cache/callfence: other users than root can write there"),
+    ],
+)
+def test_where_root_cannot_keep_a_filter_the_place_is_named(work: Work, options: str, said: str) -> None:
+    """And nothing is left there.  In a mount namespace."""
+    script = f"mount -t tmpfs none /var/cache {options} || exit 99; {sys.executable} -m callfence compile mkdir.policy"
+    script += "; echo $?; ls -R /var/cache/callfence"
+    settings = {"capture_output": True, "text": True, "timeout": 120, "env": work.environment}
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], cwd=work.folder, check=False, **settings)
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("a mount namespace cannot be made")
+    assert done.stdout == "2\n/var/cache/callfence:\n"
+    assert re.fullmatch(f"callfence compile: {said}\n", done.stderr)
+
+
 def test_only_root_fills_the_cache_of_all(work: Work) -> None:
     script = "import os; os.geteuid = lambda: 1000; from callfence.enforcing import compile; exit(compile.main(['it.policy']))"
     settings = {"capture_output": True, "text": True, "timeout": 60, "env": work.environment}
