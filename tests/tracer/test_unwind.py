@@ -160,6 +160,18 @@ def test_a_line_is_one_whatever_the_name_of_the_file(tmp_path: Path) -> None:
     assert names.count(str(path)) == 1
 
 
+def test_where_the_beginning_of_a_file_is_mapped() -> None:
+    """Near before the mapping: a file that is mapped a second time, far above, begins there."""
+    lines = [
+        "1000-2000 r--p 00000000 00:01 1 /app",
+        "2000-3000 r-xp 00001000 00:01 1 /app",
+        "3000-4000 r-xp 00001000 00:01 2 /other",
+        "9000-a000 r--p 00000000 00:01 1 /app",
+    ]
+    maps = Maps("".join(f"{line}\n" for line in lines))
+    assert [maps.begin(mapped) for mapped in maps.all()] == [0x1000, 0x1000, 0, 0x9000]
+
+
 def test_a_caller_outside_of_libc_is_found_by_the_frame_pointer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each word of the stack is read alone: those beside it are not 0."""
     maps = Maps(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from mmap import PROT_EXEC, PROT_READ
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from callfence.policygen.filter import bpf
 from callfence.tracer import kernel
 from callfence.tracer.abi import NATIVE, Event, table
 from callfence.tracer.late import late as deciding
 from callfence.tracer.late.late import COST, LOOK, NEW, Late
-from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK
+from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, SECCOMP_RET_ALLOW
 from callfence.tracer.task import NEVER, Task
 
 
@@ -123,9 +125,9 @@ class World:
         self.filters: list[bytes] = []
         self.usual = True
         number = table(NATIVE).by_name["getppid"].number
-        counts = {number: 1}
+        self.counts, self.mask = {number: 1}, 0
         tally: Any = SimpleNamespace(
-            news=self.news, version=lambda executable: 1, counts=lambda executable: counts, mask_of=lambda value: 0
+            news=self.news, version=lambda executable: 1, counts=lambda _: self.counts, mask_of=lambda _: self.mask
         )
         calls: Any = SimpleNamespace(
             also_named=lambda *words, **more: None, first={}, always=(), zeros={}, writes_run=True, draws=False,
@@ -212,6 +214,24 @@ def test_the_next_process_of_what_has_settled_gets_its_filter_at_its_first_call(
     world.late.dropped(world.task)
     world.task = started(world.late, 8)
     assert world.calls_until_filter(0, 0) == 0 and world.apart == []
+
+
+@pytest.mark.parametrize(("spans", "runs"), [((), True), (((4096, 8192),), False)])
+def test_a_filter_for_some_code_lets_nothing_run_that_may_bring_more(
+    monkeypatch: pytest.MonkeyPatch, spans: tuple[tuple[int, int], ...], runs: bool
+) -> None:
+    world = World(monkeypatch)
+    monkeypatch.setattr(deciding.filters, "code_spans", lambda pid: spans)
+    calls = {name: table(NATIVE).by_name[name].number for name in ("getppid", "mmap")}
+    made = {name: (number, 0, 4096, PROT_READ | PROT_EXEC, 2, 0, 0) for name, number in calls.items()}
+    world.counts = {sum(word << 64 * index for index, word in enumerate(words)): 1 for words in made.values()}
+    world.mask = (1 << 448) - 1
+    world.calls_until_filter(0, 0)
+    plan = world.task.image.plan
+    assert plan is not None
+    events = {name: Event(NATIVE.audit, number, arguments, 0x1800, 7) for name, (number, *arguments) in made.items()}
+    answers = {name: bpf.run(plan.filter, event) == SECCOMP_RET_ALLOW for name, event in events.items()}
+    assert answers == {"getppid": True, "mmap": runs}
 
 
 @pytest.mark.parametrize(("shares", "event", "strict"), [(False, PTRACE_EVENT_CLONE, False), (True, PTRACE_EVENT_CLONE, True),
