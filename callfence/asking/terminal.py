@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import termios
 import time
 from contextlib import suppress
@@ -54,19 +55,26 @@ def _has_more_filters(group: int) -> bool:
     )
 
 
+class _Shown(StringIO):
+    """Text for a terminal, coloured as for one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class Terminal:
     """The controlling terminal.  One question is put at a time."""
 
     at_once = 1
     outlives = False  # the shell reads the terminal then
-    is_behind = False
 
     def __init__(self) -> None:
         """Open the terminal.  Raises OSError if there is none."""
-        # The program may read what is typed after poll(2) has seen it here.
+        # The program may read what is typed after poll(2) has seen it here, and it may stop the terminal (tcflow(3)).
         self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
-        self._file = open("/dev/tty", "w")  # noqa: SIM115, as it is open until this process ends
+        self._unsent = b""
+        """What the terminal does not take yet."""
         self._group = os.getpgrp()
         """The group of processes in which `enforce` was started."""
         self._question: Question | None = None
@@ -85,10 +93,15 @@ class Terminal:
         return self._descriptor
 
     def descriptors(self) -> tuple[int, ...]:
-        return self._descriptor, self._file.fileno()
+        return (self._descriptor,)
+
+    @property
+    def is_behind(self) -> bool:
+        return bool(self._unsent)
 
     def send(self) -> None:
-        pass
+        with suppress(BlockingIOError):
+            self._unsent = self._unsent[os.write(self._descriptor, self._unsent) :]
 
     def finish(self) -> None:
         pass
@@ -126,8 +139,7 @@ class Terminal:
         if self._question:
             words = " ".join(map(_marked, self._question.answers))
             limit = f" ({timeout:g} s, then no)" if timeout else ""
-            self._file.write(f"{words} [?]{limit}: ")
-            self._file.flush()
+            self._show(f"{words} [?]{limit}: ")
 
     def read(self) -> list[Given]:
         part = self._part()
@@ -158,8 +170,7 @@ class Terminal:
             return []
         if answer == ALWAYS:
             self._reason_for = True
-            self._file.write("reason (written as a `# why:` comment; empty for none): ")
-            self._file.flush()
+            self._show("reason (written as a `# why:` comment; empty for none): ")
             return []
         return [Given(question.id, answer)]
 
@@ -206,4 +217,11 @@ class Terminal:
             columns = os.get_terminal_size(self._descriptor).columns or _COLUMNS[1]
         except OSError:
             columns = _COLUMNS[1]
-        print_lines(folded(printable(line), min(max(columns, _COLUMNS[0]), _COLUMNS[1])), self._file)
+        shown = _Shown()
+        print_lines(folded(printable(line), min(max(columns, _COLUMNS[0]), _COLUMNS[1])), shown)
+        self._show(shown.getvalue())
+
+    def _show(self, text: str) -> None:
+        """Write to the terminal, as much of it as that takes without waiting, and the rest later."""
+        self._unsent += text.encode(sys.getfilesystemencoding(), "backslashreplace")
+        self.send()

@@ -137,7 +137,8 @@ def _executed() -> Iterator[str]:
 
 
 def _command(name: str) -> list[str]:
-    """Return the words that run `learn` or `enforce` of this installation."""
+    """Return the words that run `learn` or `enforce` of this installation, without what the unit's user can add to Python: in
+    its home, or in a folder of PYTHONPATH."""
     beside = Path(sys.executable).parent / name
     script = str(beside) if beside.exists() else shutil.which(name)
-    return [path(script)] if script else [path(sys.executable), "-m", "callfence", name]
+    return [path(sys.executable), "-I", *([literal(script)] if script else ["-m", "callfence", name])]

@@ -51,9 +51,11 @@ _CODE = (
     f"{sys.prefix}/pyvenv.cfg",
     os.path.abspath(sys.argv[0]),
     *map(os.path.realpath, filter(None, sys.path)),
+    *filter(None, [getattr(sys.modules.get("site"), "USER_SITE", None) if sys.prefix == sys.base_prefix else None]),
 )
 """Callfence itself: the folder in which Python finds the package, the interpreter, how it is set up, the script, and the other
-folders from which Python imports: its own library."""
+folders from which Python imports: its own library, and the user's, which a command could make for the next start (a virtual
+environment has none)."""
 _INTERRUPTED = 128 + 2
 """The exit status that a shell reports for a program that SIGINT ended."""
 _MODES = ("enforce", "learn", "off")
@@ -208,7 +210,10 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
 
 
 def _is_writable(file: str) -> bool:
-    """Return whether this user can change a file, or one of the three folders above it."""
+    """Return whether this user can change a file, or one of the three folders above it; of one that is not there, whether the
+    user can make it."""
+    while not os.path.lexists(file):
+        file = os.path.dirname(file)
     places = [file]
     for _ in range(3):
         places.append(os.path.dirname(places[-1]))

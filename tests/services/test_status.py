@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,17 +227,37 @@ def test_a_list_that_an_override_clears_is_none() -> None:
 
 
 def test_a_folder_whose_name_systemd_would_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """systemd replaces specifiers in the path of a program, and no variables."""
+    """systemd replaces specifiers, and variables but in the path of a program."""
     place = tmp_path / "50%$x"
     place.mkdir()
     for name in ("python", "enforce", "learn"):
         (place / name).touch()
     monkeypatch.setattr("sys.executable", str(place / "python"))
     unit = Unit("it.service", "[Service]\nExecStart=app\nNoExecPaths=/\n", "", "simple")
-    start = f'="{tmp_path}/50%%$x/'
-    assert f"ExecStart{start}learn" in drop_ins.of(unit, "learn", Path("/p"), ())
-    assert f"ExecStart{start}enforce" in drop_ins.of(unit, "enforce", Path("/p"), ())
-    assert f"ExecPaths{start}enforce" in drop_ins.of(unit, "enforce", Path("/p"), ())
+    start = f'="{tmp_path}/50%%$x/python"'
+    for mode, name in (("learn", "learn"), ("enforce", "enforce"), ("audit", "enforce")):
+        text = drop_ins.of(unit, mode, Path("/p"), ())
+        assert f'ExecStart{start} -I "{tmp_path}/50%%$$x/{name}" ' in text
+        assert f"ExecPaths{start}\n" in text
+
+
+@pytest.mark.parametrize("folder", ["home", "path"])
+def test_what_the_units_user_adds_to_python_does_not_run_outside_of_the_policy(tmp_path: Path, folder: str) -> None:
+    """The program may write in its home, or in the folder of its own modules, and systemd starts it again."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    site = tmp_path / "home" / ".local" / "lib" / f"python{version}" / "site-packages"
+    modules = tmp_path / "path"
+    site.mkdir(parents=True)
+    modules.mkdir()
+    (site / "added.pth").write_text("import os; os.mkdir('added')\n")
+    (modules / "sitecustomize.py").write_text("import os; os.mkdir('added')\n")
+    unit = Unit("it.service", "[Service]\nExecStart=true\n", "", "simple")
+    start = re.search("^ExecStart=(.+?) --log", drop_ins.of(unit, "enforce", Path("/p"), ()), re.MULTILINE)
+    assert start
+    added = {"HOME": tmp_path / "home"} if folder == "home" else {"PYTHONPATH": modules}
+    words = [*shlex.split(start[1]), "--help"]
+    subprocess.run(words, cwd=tmp_path, env={**os.environ, **added}, capture_output=True, check=True)
+    assert not (tmp_path / "added").exists()
 
 
 def test_a_program_that_was_replaced_since_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,6 +342,16 @@ def test_neither_is_one_that_could_change_callfence(reviewed, learned, path):
     assert not (reviewed.package / "ran").exists()
 
 
+@pytest.mark.parametrize(("path", "is_said"), [("$HOME", True), ("$HOME/.local", True), ("$HOME/.cache", False)])
+def test_neither_is_one_that_could_make_the_users_folder_of_modules(project, path, is_said):
+    """The next start would run what is there: a virtual environment's Python has no such folder, another one has."""
+    imports = f"import sys; sys.path[:0] = {sys.path!r}; from callfence.shell.command import _own"
+    code = f"{imports}; print(*_own('x', [sys.argv[1].encode()]))"
+    words = [sys._base_executable, "-I", "-c", code, path]
+    done = subprocess.run(words, cwd="/", env=project.environment, capture_output=True, text=True, check=True)
+    assert ("could change callfence itself" in done.stdout) == is_said
+
+
 def test_learning_says_that_the_command_could_change_its_policy(project):
     done = project.run("-c", "echo made > made.txt", CALLFENCE_SH="learn", CALLFENCE_NAME="mine")
     assert done.returncode == 0

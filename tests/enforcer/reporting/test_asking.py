@@ -661,6 +661,17 @@ def test_a_program_in_the_background_takes_nothing_that_is_typed_for_the_shell(p
     screen.close()
 
 
+def test_a_terminal_that_the_program_has_stopped_holds_no_question_open(place: Workplace) -> None:
+    place.policy(f"{ERRNO}ioctl: allow\n")
+    words = [sys.executable, "-c", f"{START}  # {place.folder}", "--ask", "--ask-timeout", "1", place.calls()]
+    stop = f"ioctl,0,{termios.TCXONC},{termios.TCOOFF}"
+    (place.folder / "printed").touch()
+    (place.folder / "start.sh").write_text(f"exec {shlex.join([*words, stop, 'getppid'])} > printed")
+    screen = Terminal(["sh", "./start.sh"], place.folder)
+    wait_until(lambda: (place.folder / "printed").read_text() == "0\n-13\n")
+    screen.close()
+
+
 def test_what_the_program_has_read_holds_no_question_open(place: Workplace) -> None:
     """It may read a line after that was seen, and before it is read here."""
     script = "from callfence.asking.terminal import Terminal; print(Terminal()._part())"
