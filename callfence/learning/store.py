@@ -117,7 +117,8 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         observed = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
         unseen = () if options.exact or options.tight else foreseen(old if existing else Recording(), whole)
-        generated = _noted(_generate(prepared, run, (*observed, *unseen), existing, whole, old), unseen)
+        generated = _with_notes(_generate(prepared, run, (*observed, *unseen), existing, whole, old), unseen)
+        generated = _without_denials(generated, unseen)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
@@ -136,16 +137,21 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     return Learned(prepared.policy, added.recording, run, before, generated, (options.within or "") if lost_implied else "")
 
 
-def _noted(generated: Generated, unseen: Sequence[Observation]) -> Generated:
-    """Return `generated` with notes on the entries for the calls `unseen`, which no run made, and without denials of them."""
+def _with_notes(generated: Generated, unseen: Sequence[Observation]) -> Generated:
+    """Return `generated` with notes on the entries for the calls `unseen`, which no run made."""
     calls = {(observation.arch, observation.number) for observation in unseen}
     document = generated.document
     for new in generated.new:
         if new.first and (new.arch.audit, new.number) in calls:
             document = document.with_note(new.arch, new.number, NOTES[name_of(new.arch, new.number)])
+    return generated._replace(document=document)
+
+
+def _without_denials(generated: Generated, unseen: Sequence[Observation]) -> Generated:
+    """Return `generated` without what it says about those of the calls `unseen`, which no run made, that stay denied."""
     refused = tuple(observation for observation in generated.refused if observation not in unseen)
     forbidden = tuple(observation for observation in generated.forbidden if observation not in unseen)
-    return generated._replace(document=document, refused=refused, forbidden=forbidden)
+    return generated._replace(refused=refused, forbidden=forbidden)
 
 
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:

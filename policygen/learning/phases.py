@@ -176,11 +176,27 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
         return Choice((), "no phase: there is no call in which each run waits for work")
     # What processes wait in, over their lives: a master and its workers differ in that.
     lives = {wait % FORK for run in runs for wait in run.waits} - {0}
-    weights = {life: _STRANGERS if life & bits(ACCEPTS) else 1 for life in sorted(lives)}
     possible = _entered_by_all_that_serve(everywhere, lives)
     if not possible:
         what = f"none of {', '.join(everywhere)}"
         return Choice((), f"no phase: a process that accepts connections or waits for input makes {what}")
+    triggers, best = _best(start, observations, options, everywhere, possible, lives)
+    if _danger(best) > (1 - _GAIN) * _danger(start) or not _danger(start):
+        return Choice((), f"no phase: after {', '.join(triggers)} the program needs nearly all dangerous calls as before")
+    return Choice((Phase(SERVING, triggers, {}),), _said(start, best, triggers, recording))
+
+
+def _best(
+    start: Policy,
+    observations: Sequence[Observation],
+    options: Options,
+    everywhere: Sequence[str],
+    possible: Sequence[tuple[str, ...]],
+    lives: Collection[int],
+) -> tuple[tuple[str, ...], Policy]:
+    """Return the triggers of the phase with the lowest remaining danger, sorted, and its policy: one of the sets in `possible`,
+    and those of the waits `everywhere` that let more of the `lives` enter it and lower the danger further."""
+    weights = {life: _STRANGERS if life & bits(ACCEPTS) else 1 for life in sorted(lives)}
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
@@ -198,15 +214,17 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
             policy = _learned(start, {}, SERVING, observations, entered | bits((name,)), options, used)
             if score([*triggers, name], policy) < score(triggers, best):
                 triggers, best = [*triggers, name], policy
-    names = tuple(sorted(triggers))
-    if _danger(best) > (1 - _GAIN) * before or not before:
-        return Choice((), f"no phase: after {', '.join(names)} the program needs nearly all dangerous calls as before")
+    return tuple(sorted(triggers)), best
+
+
+def _said(start: Policy, best: Policy, triggers: Sequence[str], recording: Recording) -> str:
+    """Return what a person is told of the phase that was chosen."""
     ended = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
-    text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
+    text = f"{SERVING} after {', '.join(triggers)}: {_size(best)} of {_size(start)} entries are left"
     text += f", without {', '.join(ended)}" if ended else ""
     if others := sum(not run.waits and not run.rehearsed for run in recording.runs):
         text += f"; runs without --phases: {others}, and what only they did stays allowed"
-    return Choice((Phase(SERVING, names, {}),), text)
+    return text
 
 
 def _entered_by_all_that_serve(names: Sequence[str], lives: Collection[int]) -> list[tuple[str, ...]]:
