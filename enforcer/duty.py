@@ -19,7 +19,7 @@ import time
 from callfence.enforcer import bpf, confinement, helper, kernel
 from callfence.enforcer.errors import BUSY, FAILED
 from callfence.enforcer.importer import Importer
-from callfence.enforcer.listener import Descriptors, Notification, Request, shared, wake_here
+from callfence.enforcer.listener import Descriptors, Notification, StoppedRequest, shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
 from callfence.enforcer.reporting.loaded import attempt
 from callfence.tracer import TYPE_CHECKING, linux
@@ -218,7 +218,7 @@ class Duty:
         """Make the listen(2) of a stopped task, and return 0 or an errno; None for another call, or if the task may make it."""
         return self._answers.make_listen(call, phase)
 
-    def make_call(self, call: Notification, phase: str) -> Request | None:
+    def make_call(self, call: Notification, phase: str) -> StoppedRequest | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
         result = self._answers.make_call(call, phase)

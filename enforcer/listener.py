@@ -74,9 +74,10 @@ class _Given(linux.Structure):
 
 
 class Request:
-    """A call whose task waits for an answer or, if `listener` is -1, is stopped at the call's entry."""
+    """A call whose task waits for an answer by the listener."""
 
-    __slots__ = ("arguments", "call", "is_gone", "listener", "phase", "result", "runs")
+    __slots__ = ("arguments", "call", "listener", "phase")
+    is_stopped = False
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
         if call.arch == MACHINE.compat.audit:
@@ -88,17 +89,6 @@ class Request:
         self.listener = listener
         self.phase = phase
         """The phase of the process; "" where there are none."""
-        self.result: int | None = None
-        """What `finish` was called with, for a call whose task is stopped."""
-        self.runs = False
-        """Whether `let_run` was called for such a call."""
-        self.is_gone = False
-        """Whether the task of such a call has ended, or has executed another program."""
-
-    @classmethod
-    def of_stopped(cls, call: Notification, phase: str) -> Request:
-        """Return the request for a call whose task is stopped at its entry: its tracer carries it out or makes it fail."""
-        return cls(call, -1, phase)
 
     @property
     def identity(self) -> tuple[int, ...]:
@@ -112,14 +102,16 @@ class Request:
         call = self.call
         return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
 
-    def kept(self, *, stopped: bool = False) -> Request:
-        """Return the request with a copy of its call, for the next call overwrites that.  `stopped`: it needs no answer."""
-        return Request(Notification.from_buffer_copy(self.call), -1 if stopped else self.listener, self.phase)
+    def kept(self) -> Request:
+        """Return the request with a copy of its call, for the next call overwrites that."""
+        return Request(Notification.from_buffer_copy(self.call), self.listener, self.phase)
+
+    def without_answer(self) -> StoppedRequest:
+        """Return a request for the same call that needs no answer."""
+        return StoppedRequest(Notification.from_buffer_copy(self.call), self.phase)
 
     def is_waiting(self) -> bool:
         """Return whether the call still waits.  Only then does what was read from /proc/TASK before belong to the caller."""
-        if self.listener < 0:
-            return not self.is_gone
         try:
             kernel.ioctl(self.listener, _ID_VALID, linux.c_uint64(self.call.id))
         except OSError:
@@ -134,23 +126,48 @@ class Request:
 
     def let_run(self) -> None:
         """Let the call run (Linux 5.5)."""
-        if self.listener < 0:
-            self.runs = True
-        else:
-            kernel.ioctl(self.listener, _SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
+        kernel.ioctl(self.listener, _SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
 
     def finish(self, result: int) -> None:
         """Make the call return `result`, or fail with a negative errno, without running it."""
-        if self.listener < 0:
-            self.result = result
-        else:
-            kernel.ioctl(self.listener, _SEND, _Response(self.call.id, max(result, 0), min(result, 0), 0))
+        kernel.ioctl(self.listener, _SEND, _Response(self.call.id, max(result, 0), min(result, 0), 0))
 
     def give(self, descriptor: int, *, inherited: bool) -> None:
         """Make the call return a copy of this process's `descriptor`, without running it (Linux 5.14).  The copy has the lowest
         free number, and is closed at an execve unless `inherited`."""
         flags = 0 if inherited else os.O_CLOEXEC
         kernel.ioctl(self.listener, _ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
+
+
+class StoppedRequest(Request):
+    """A call whose task is stopped at the call's entry: its tracer carries out what the answer says."""
+
+    __slots__ = ("is_gone", "result", "runs")
+    is_stopped = True
+
+    def __init__(self, call: Notification, phase: str) -> None:
+        super().__init__(call, -1, phase)
+        self.result: int | None = None
+        """What the call is to return, or a negative errno; None if that is not known yet."""
+        self.runs = False
+        """Whether the call is to run."""
+        self.is_gone = False
+        """Whether the task has ended, or has executed another program."""
+
+    def kept(self) -> StoppedRequest:
+        return self.without_answer()
+
+    def is_waiting(self) -> bool:
+        return not self.is_gone
+
+    def fail(self, number: int) -> None:
+        self.result = -number
+
+    def let_run(self) -> None:
+        self.runs = True
+
+    def finish(self, result: int) -> None:
+        self.result = result
 
 
 def wake_here(listener: int) -> None:

@@ -45,7 +45,7 @@ class Pending:
     def add(self, request: Request, interrupt: Callable[[int], None], result: int) -> None:
         """Note that a call is answered later.  `interrupt` is called with `result` (negative, RESTART for instance), or with
         -EINTR, when a signal ends it before, or its task has been killed."""
-        if request.listener >= 0:  # else the stand-in can answer nothing: its task ends with the helper
+        if not request.is_stopped:  # else the stand-in can answer nothing: its task ends with the helper
             self._waiting.add(request.call.id)
         if not self._interrupts:
             self.hub.after(_SWEEP, self._sweep)
@@ -82,4 +82,4 @@ class Pending:
 
 def _key(request: Request) -> int:
     """Return a number that no other call has which waits: the id, or, of a call whose task is stopped, one below 0."""
-    return request.call.id if request.listener >= 0 else -request.call.task
+    return -request.call.task if request.is_stopped else request.call.id

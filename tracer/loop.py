@@ -115,7 +115,7 @@ class Loop:
         self._entries: dict[int, EntryPoint | None] = {}
         """By pid: the breakpoint at the entry point of its program, until it is reached; None if there can be none."""
         self._queue: deque[tuple[int, int]] = deque()
-        self._waits = 0
+        self._taken_singly = 0
         """How many wait statuses were taken one by one."""
         self._late: Late | None = None
         """Installs filters in the program that allow recorded calls; None if each call must stop."""
@@ -226,8 +226,8 @@ class Loop:
             stop = os.waitpid(-1, WALL)
         except ChildProcessError:
             return None
-        self._waits += 1
-        if not self._waits % BATCH and len(self.tasks) > 1:
+        self._taken_singly += 1
+        if not self._taken_singly % BATCH and len(self.tasks) > 1:
             # waitpid favours the first in its list: take all that have stopped, so that a busy task starves none.
             with contextlib.suppress(ChildProcessError):  # `stop` is among the last ones
                 while (more := os.waitpid(-1, WALL | os.WNOHANG))[0]:

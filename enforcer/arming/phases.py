@@ -21,7 +21,7 @@ from callfence.enforcer.arming.entering import RESTARTED, Entrance
 from callfence.enforcer.arming.processes import Processes
 from callfence.enforcer.bpf import ALL_RUN, Filter
 from callfence.enforcer.errors import FAILED, ArmError, GoneError, HeldUpError
-from callfence.enforcer.listener import Notification, Request
+from callfence.enforcer.listener import Notification, StoppedRequest
 from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
@@ -273,7 +273,7 @@ class Follower:
             except (ProcessLookupError, GoneError, HeldUpError):
                 continue  # it was killed while it was stopped: its end comes
 
-    def _makes_again(self, pid: int, request: Request) -> bool:
+    def _makes_again(self, pid: int, request: StoppedRequest) -> bool:
         """Have a stopped task make its call again after a signal that it does not catch, such as SIGSTOP, if the call waited;
         return False otherwise.
 

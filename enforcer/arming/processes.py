@@ -11,7 +11,7 @@ from callfence.tracer.proc import fields_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from callfence.enforcer.listener import Request
+    from callfence.enforcer.listener import StoppedRequest
     from callfence.tracer.stops import Stop
 
     Call = tuple[int, int]
@@ -88,7 +88,7 @@ class Processes:
         """The call that each task is in, by the task's id."""
         self.flags: dict[int, int] = {}
         """The flags of each task's last clone."""
-        self.made: dict[int, Request] = {}
+        self.made: dict[int, StoppedRequest] = {}
         """The calls that are made for stopped tasks and answered later, by the task's id."""
         self._starting: dict[int, Call] = {}
         """The call by which each task starts another, until its ptrace event comes; the same object as in `inside`."""

@@ -59,14 +59,12 @@ class Mediator:
         """Return the open descriptors of this object."""
         return self._making.copier.descriptors()
 
-    def make(self, request: Request) -> Request:
-        """Make a call, and answer it now or later; return the request that will have been answered."""
+    def make(self, request: Request) -> None:
+        """Make a call, and answer it now or later; no other call overwrites that of `request` (`Request.kept`)."""
         former = self._making.former(request)
-        request = request.kept()
         result = self._made(request) if former is None else former
         if result is not None:
             self._making.finish(request, result)
-        return request
 
     def make_again(self, request: Request, permitted: Rule = ()) -> None:
         """Make a call that waited for an answer, which permits it `permitted` once, and answer it now or later."""

@@ -365,7 +365,7 @@ class Targets:
             is_address = not why and question.type in (A, AAAA)
             denying = [(file, rules) for file, rules in self._hosts.policies if rules.has_names]
             rows = [(file, *(rules.line_for(name) if is_address else other)) for file, rules in denying]
-            return self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
+            return self._deny(led.request.without_answer(), Refusal(rows, why, "REFUSED"))
         return False
 
 

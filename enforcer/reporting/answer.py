@@ -12,7 +12,17 @@ import gc
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EXITS
 from callfence.enforcer.errors import FAILED
-from callfence.enforcer.listener import Notification, Request, Waiting, clear, end_process, exit_with, received, trap
+from callfence.enforcer.listener import (
+    Notification,
+    Request,
+    StoppedRequest,
+    Waiting,
+    clear,
+    end_process,
+    exit_with,
+    received,
+    trap,
+)
 from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
@@ -183,7 +193,7 @@ class Answers:
         if self._loaded.pending_if_any:
             self._loaded.pending_if_any.hub.run()
 
-    def make_call(self, call: Notification, phase: str) -> Request | None:
+    def make_call(self, call: Notification, phase: str) -> StoppedRequest | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
         return self._peers.make_call(call, phase) if self._peers else None
@@ -237,7 +247,7 @@ class Answers:
     def judge_and_report(self, call: Notification, phase: str) -> Action | None:
         """Return the action for the call of a stopped task: an errno, without a report, if some kernels or machines lack what
         the call needs; else the policies' action, after a report; None, for a kill, if judging the call fails."""
-        request = Request.of_stopped(call, phase)
+        request = StoppedRequest(call, phase)
         if (verdict := self._loaded.verdict(request)) is None:
             return None
         try:
@@ -257,7 +267,7 @@ class Answers:
         and for one that the task can make itself."""
         if not self._is_listen(call):
             return None
-        request = Request.of_stopped(call, phase)
+        request = StoppedRequest(call, phase)
         return self._listen(request, self._loaded.verdicts.of(request.event(), phase))
 
     # Calls that wait for an answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from callfence.enforcer.listener import Notification, Request, end_process, trap
+from callfence.enforcer.listener import Notification, Request, StoppedRequest, end_process, trap
 from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 
@@ -35,24 +35,28 @@ class Peers:
             if self._refuse(request):
                 return True
             if mediator := self._making(request, is_granted=is_granted):
-                mediator.make(request)
+                mediator.make(request.kept())
         except Exception as error:
             self._complain(error)
             attempt(lambda: request.fail(errno.EACCES))
             return True
         return mediator is not None
 
-    def make_call(self, call: Notification, phase: str) -> Request | None:
+    def make_call(self, call: Notification, phase: str) -> StoppedRequest | None:
         """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
         its result; None for another call."""
-        request = Request.of_stopped(call, phase)
+        request = StoppedRequest(call, phase)
         try:
             mediator = self._making(request)
         except Exception as error:
             self._complain(error)
             request.finish(-errno.EACCES)
             return request
-        return mediator.make(request) if mediator else None
+        if mediator is None:
+            return None
+        request = request.kept()
+        mediator.make(request)
+        return request
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that the calls need."""

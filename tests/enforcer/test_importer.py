@@ -42,7 +42,7 @@ sys.meta_path.append(Finder())
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
 import callfence.enforcer.duty
-from callfence.enforcer.listener import Notification, Request
+from callfence.enforcer.listener import Notification, StoppedRequest
 from callfence.enforcer.reporting.destination import LINES, TEXT, Destination
 from callfence.enforcer.reporting.events import Log
 from callfence.enforcer.reporting.output import Output
@@ -63,7 +63,7 @@ for json in (False, True):
             asked = Notification(1, os.getpid(), 0, number, arch, 77)
             for index in range(6):
                 asked.arguments[index] = 0xFFFFFFFFFFFFFFFF >> 8 * index
-            asked = Request.of_stopped(asked, "")
+            asked = StoppedRequest(asked, "")
             reports.report(asked, verdicts.of(asked.event(), ""))
     reports.summarise()
 files = [str(name) for name in opened if not str(name).startswith("/proc/")]

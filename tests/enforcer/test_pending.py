@@ -83,7 +83,7 @@ def test_a_lower_limit_while_it_waits_for_several_loses_nothing(pipes):
 def test_what_is_no_longer_waited_for_leaves_its_place() -> None:
     places: set[int] = set()
     pending = Pending(cast("Waiting", places))
-    request = cast("Request", SimpleNamespace(listener=0, call=SimpleNamespace(id=7, task=1)))
+    request = cast("Request", SimpleNamespace(is_stopped=False, call=SimpleNamespace(id=7, task=1)))
     pending.add(request, lambda _result: None, 0)
     assert (places, pending.count) == ({7}, 1)
     pending.remove(request)

@@ -16,7 +16,7 @@ from callfence.enforcer.hosts import sending
 from callfence.enforcer.hosts.making import Making, write
 from callfence.enforcer.hosts.sockets import Socket
 from callfence.enforcer.hub import Hub
-from callfence.enforcer.listener import Notification, Request, Waiting
+from callfence.enforcer.listener import Notification, Request, StoppedRequest, Waiting
 from callfence.enforcer.pending import Pending
 
 
@@ -26,7 +26,7 @@ def test_nothing_is_written_once_the_call_has_ended():
     with open(os.devnull) as none, pytest.raises(ProcessLookupError):
         write(Request(call, none.fileno(), ""), ctypes.addressof(buffer), b"after")
     assert buffer.value == b"before"
-    write(Request(call, -1, ""), ctypes.addressof(buffer), b"after\0")
+    write(StoppedRequest(call, ""), ctypes.addressof(buffer), b"after\0")
     assert buffer.value == b"after"
 
 
