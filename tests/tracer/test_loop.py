@@ -18,7 +18,7 @@ from callfence.tracer.task import Way
 def loop_over(monkeypatch, *answers):
     """A loop of two tasks, at its turn to take all that have stopped, whose waitpid gives the answers, then ECHILD."""
     loop = Loop(Recorder())
-    loop._waits = BATCH - 1
+    loop._taken_singly = BATCH - 1
     for tid in (1 << 22, (1 << 22) + 1):
         loop.family.add(tid, tid)
     left = iter(answers)
