@@ -97,21 +97,31 @@ _HARMLESS = frozenset(
 """Variables that neither add code to this process nor change how it behaves.  Python's container images set some."""
 
 
+def _user_folder() -> str:
+    """Return the folder in the user's home from which Python imports, whether or not it is there."""
+    return getattr(sys.modules.get("site"), "USER_SITE", None) or "?"
+
+
+def isolating() -> list[str]:
+    """Return the options of a Python that finds us, and takes no code from the environment or, unless we are there ourselves
+    (`pip install --user`), from the user's home."""
+    return ["-E", "-P"] if __file__.startswith(_user_folder()) else ["-I"]
+
+
 def isolate() -> None:
     """Start this script again with `python -I` if the interpreter has used a PYTHON* variable or a folder in the user's home.
 
     Return if it has not.  The environment is passed on byte for byte.  pip drops options from a script's first line, so the
     interpreter has to be started twice, which takes 20 ms.  Raises OSError."""
-    user_folder = getattr(sys.modules.get("site"), "USER_SITE", None) or "?"
-    lives_there = __file__.startswith(user_folder)  # `pip install --user`: without that folder we would not be found
+    options = isolating()
+    is_used = _user_folder() in sys.path and options == ["-I"]
     variables = {name for name in os.environ if name.startswith("PYTHON")} - _HARMLESS
-    if sys.flags.ignore_environment or not (variables or (user_folder in sys.path and not lives_there)):
+    if sys.flags.ignore_environment or not (variables or is_used):
         return
     import ctypes  # of ours nothing is imported yet: PYTHONPATH may have packages of those names
 
     with open("/proc/self/environ", "rb") as file:
         environment = file.read().split(b"\0")[:-1]
-    options = ["-E", "-P"] if lives_there else ["-I"]
     argv = [os.fsencode(word) for word in (sys.executable, *options, *sys.argv)]
     arrays = [(ctypes.c_char_p * (len(words) + 1))(*words, None) for words in (argv, environment)]
     ctypes.CDLL(None).execve(argv[0], *arrays)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
+from callfence import start
 from callfence.enforcer.reporting.asker import ANSWERS, NO
 from callfence.policygen.values import frozen
 from callfence.policygen.versions import QUESTIONS, unknown
@@ -178,6 +179,7 @@ def run(
     Answers(decide, name).serve(ours)
     with theirs:
         bounds = [f"--within={os.fspath(within)}"] if within is not None else []
-        command = [sys.executable, "-P", "-m", "callfence", "enforce", f"--ask=fd:{theirs.fileno()}", *bounds, *options]
+        enforce = [sys.executable, *start.isolating(), "-m", "callfence", "enforce"]
+        command = [*enforce, f"--ask=fd:{theirs.fileno()}", *bounds, *options]
         settings["pass_fds"] = [*settings.get("pass_fds", ()), theirs.fileno()]
         return subprocess.run([*command, "-p", policy, "--", *argv], check=settings.pop("check", False), **settings)

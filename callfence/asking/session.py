@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import Any, Self
 
+from callfence import start
 from callfence.asking import writing
 from callfence.policygen.language.document import parse_file
 from callfence.policygen.model import Policy
@@ -103,7 +104,7 @@ class Session:
                 options = [*self._explain, "--log", f"fd:{ends[2]}", "-p", policy]
                 options += ["--chdir", os.fspath(folder)] if folder is not None else []
                 with subprocess.Popen(
-                    [sys.executable, "-P", "-m", "callfence", "enforce", *options, "--", *command],
+                    [sys.executable, *start.isolating(), "-m", "callfence", "enforce", *options, "--", *command],
                     stdin=subprocess.DEVNULL,
                     stdout=ends[0],
                     stderr=ends[1],

@@ -17,7 +17,7 @@ from callfence.enforcer.errors import EnforceError
 from callfence.policygen.values import frozen
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
-from callfence.start import __version__
+from callfence.start import __version__, isolating
 from callfence.tracer import linux, machine, proc
 
 SECONDS: Final = 30
@@ -199,7 +199,7 @@ def _probe(command: str, what: str, advice: str) -> CheckResult:
         arguments = ["-q", "--fresh", "-o", str(policy)] if command == "learn" else ["-p", str(policy)]
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "callfence", command, *arguments, "true"],
+                [sys.executable, *isolating(), "-m", "callfence", command, *arguments, "true"],
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,

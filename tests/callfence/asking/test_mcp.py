@@ -19,6 +19,7 @@ from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ElicitResult
 
+import callfence
 from callfence.asking.session import Session
 from callfence.tracer.abi import NATIVE, table
 from callfence.tracer.errors import UserError
@@ -183,6 +184,20 @@ def test_no_command_changes_the_policy_of_the_next_one(tmp_path: Path) -> None:
         assert b"callfence-session" not in done.output
         assert b"Operation not permitted" in done.errors
         assert session.run(["mkdir", "made"]).status == 1
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_a_command_writes_does_not_run_when_the_next_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A harness for a project in Python may have the project's folder in its PYTHONPATH."""
+    policy = tmp_path / "it.policy"
+    policy.write_text(for_this_machine("default allow\nmkdir: errno EPERM\n"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Session(policy, folder=tmp_path) as session:
+        assert session.run(["sh", "-c", "echo \"import os; os.mkdir('made')\" > sitecustomize.py"]).status == 0
+        assert session.run(["printenv", "PYTHONPATH"]).output == f"{tmp_path}\n".encode()
+    callfence.run(["true"], policy, lambda _: "no", cwd=tmp_path, check=True)
     assert not (tmp_path / "made").exists()
 
 

@@ -143,3 +143,17 @@ def test_version_has_those_of_the_language_and_the_tables() -> None:
 def test_a_file_that_is_not_there_is_named_once(tmp_path: Path) -> None:
     done = run(tmp_path, "--report", "--attach", "missing.policy")
     assert (done.returncode, done.stderr) == (2, "callfence doctor: missing.policy: No such file or directory\n")
+
+
+def test_the_folder_in_which_it_is_called_is_no_part_of_callfence(tmp_path: Path) -> None:
+    """Such as a checkout of somebody else's."""
+    (tmp_path / "callfence").mkdir()
+    (tmp_path / "callfence" / "__init__.py").write_text("import os; os.mkdir('made')\n")
+    callfence = [sys.executable, "-P", "-m", "callfence"]
+    subprocess.run([*callfence, "doctor"], cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    plain = os.environ | {"PATH": "/usr/bin:/bin"}  # without the command
+    subprocess.run([*callfence, "git-setup"], cwd=tmp_path, env=plain, capture_output=True, check=True)
+    said = subprocess.run(["git", "config", "merge.callfence.driver"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert " -I -m callfence " in said.stdout
+    assert not (tmp_path / "made").exists()
