@@ -103,8 +103,13 @@ def _user_folder() -> str:
 
 
 def isolating() -> list[str]:
-    """Return the options of a Python that finds us, and takes no code from the environment or, unless we are there ourselves
-    (`pip install --user`), from the user's home."""
+    """Return the options of a Python for `-m callfence`: it takes no code from the current folder, from PYTHONPATH and from the
+    user's home, unless callfence itself is there."""
+    places = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    return ["-P"] if os.path.dirname(os.path.dirname(__file__)) in places else _isolating()
+
+
+def _isolating() -> list[str]:
     return ["-E", "-P"] if __file__.startswith(_user_folder()) else ["-I"]
 
 
@@ -113,7 +118,7 @@ def isolate() -> None:
 
     Return if it has not.  The environment is passed on byte for byte.  pip drops options from a script's first line, so the
     interpreter has to be started twice, which takes 20 ms.  Raises OSError."""
-    options = isolating()
+    options = _isolating()
     is_used = _user_folder() in sys.path and options == ["-I"]
     variables = {name for name in os.environ if name.startswith("PYTHON")} - _HARMLESS
     if sys.flags.ignore_environment or not (variables or is_used):

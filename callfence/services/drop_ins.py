@@ -141,4 +141,11 @@ def _command(name: str) -> list[str]:
     its home, or in a folder of PYTHONPATH."""
     beside = Path(sys.executable).parent / name
     script = str(beside) if beside.exists() else shutil.which(name)
+    if script and not _is_of_python(script):
+        return [path(script)]  # a distribution's wrapper
     return [path(sys.executable), "-I", *([literal(script)] if script else ["-m", "callfence", name])]
+
+
+def _is_of_python(script: str) -> bool:
+    with open(script, "rb") as file:
+        return b"python" in file.readline(256)

@@ -231,7 +231,7 @@ def test_a_folder_whose_name_systemd_would_change(tmp_path: Path, monkeypatch: p
     place = tmp_path / "50%$x"
     place.mkdir()
     for name in ("python", "enforce", "learn"):
-        (place / name).touch()
+        (place / name).write_text("#!/usr/bin/env python3\n")
     monkeypatch.setattr("sys.executable", str(place / "python"))
     unit = Unit("it.service", "[Service]\nExecStart=app\nNoExecPaths=/\n", "", "simple")
     start = f'="{tmp_path}/50%%$x/python"'
@@ -239,6 +239,8 @@ def test_a_folder_whose_name_systemd_would_change(tmp_path: Path, monkeypatch: p
         text = drop_ins.of(unit, mode, Path("/p"), ())
         assert f'ExecStart{start} -I "{tmp_path}/50%%$$x/{name}" ' in text
         assert f"ExecPaths{start}\n" in text
+    (place / "learn").write_text("#!/bin/sh\n")
+    assert f'ExecStart="{tmp_path}/50%%$x/learn" ' in drop_ins.of(unit, "learn", Path("/p"), ()), "another kind of script"
 
 
 @pytest.mark.parametrize("folder", ["home", "path"])

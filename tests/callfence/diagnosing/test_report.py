@@ -157,3 +157,14 @@ def test_the_folder_in_which_it_is_called_is_no_part_of_callfence(tmp_path: Path
     said = subprocess.run(["git", "config", "merge.callfence.driver"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert " -I -m callfence " in said.stdout
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("place", "options"), [("here", ["-P"]), ("elsewhere", ["-I"])])
+def test_what_it_starts_finds_callfence_where_it_is(tmp_path: Path, place: str, options: list[str]) -> None:
+    """Which may be in a folder of PYTHONPATH alone."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "callfence").symlink_to(Path(__file__).parents[3] / "callfence")
+    code = "import sys; sys.path.insert(0, 'here'); from callfence import start; print(start.isolating())"
+    words, environment = [sys.executable, "-P", "-c", code], os.environ | {"PYTHONPATH": f"/none:{place}"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{options}\n"
