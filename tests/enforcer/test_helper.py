@@ -407,7 +407,7 @@ sys.exit(main())
 
 def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
     place.policy(ERRNO)
-    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._describe = fail')}  # {place.folder}")
+    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._count_and_publish = fail')}  # {place.folder}")
     done = place.enforce(place.calls(), "getppid")
     assert (done.returncode, done.stdout) == (9, "-13\n")
     assert f"enforce: getppid ({NATIVE}) was denied, and could not be described: OSError(24, " in done.stderr
