@@ -97,20 +97,22 @@ _HARMLESS = frozenset(
 """Variables that neither add code to this process nor change how it behaves.  Python's container images set some."""
 
 
-def _user_folder() -> str:
-    """Return the folder in the user's home from which Python imports, whether or not it is there."""
-    return getattr(sys.modules.get("site"), "USER_SITE", None) or "?"
+def user_folder() -> str:
+    """Return the folder in the user's home from which Python imports, whether or not it is there; "" if there can be none."""
+    return getattr(sys.modules.get("site"), "USER_SITE", None) or ""
 
 
-def isolating() -> list[str]:
-    """Return the options of a Python for `-m callfence`: it takes no code from the current folder, from PYTHONPATH and from the
-    user's home, unless callfence itself is there."""
+def command(*words: str) -> list[str]:
+    """Return the words that run `callfence` with more words.  That Python takes no code from the current folder, from
+    PYTHONPATH and from the user's home, unless callfence itself is there."""
     places = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    return ["-P"] if os.path.dirname(os.path.dirname(__file__)) in places else _isolating()
+    options = ["-P"] if os.path.dirname(os.path.dirname(__file__)) in places else _isolating()
+    return [sys.executable, *options, "-m", "callfence", *words]
 
 
 def _isolating() -> list[str]:
-    return ["-E", "-P"] if __file__.startswith(_user_folder()) else ["-I"]
+    folder = user_folder()
+    return ["-E", "-P"] if folder and __file__.startswith(folder) else ["-I"]
 
 
 def isolate() -> None:
@@ -119,7 +121,7 @@ def isolate() -> None:
     Return if it has not.  The environment is passed on byte for byte.  pip drops options from a script's first line, so the
     interpreter has to be started twice, which takes 20 ms.  Raises OSError."""
     options = _isolating()
-    is_used = _user_folder() in sys.path and options == ["-I"]
+    is_used = options == ["-I"] and user_folder() in filter(None, sys.path)
     variables = {name for name in os.environ if name.startswith("PYTHON")} - _HARMLESS
     if sys.flags.ignore_environment or not (variables or is_used):
         return

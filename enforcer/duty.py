@@ -43,16 +43,16 @@ class Duty:
 
     __slots__ = (
         "_answers", "_armed", "_capabilities", "_children", "_descriptors", "_devices", "_due", "_filter", "_following",
-        "_follows", "_former", "_fuse", "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready",
+        "_follows", "_former", "_fuse", "_hub", "_importer", "_is_fused", "_listeners", "_notification", "_pid", "_ready",
         "_records", "_reporting", "_shield", "_started", "_starts_late", "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(
-        self, reporting: Reporting, *, follows: bool = False, is_quiet: bool = False, later: Importer | None = None
+        self, reporting: Reporting, *, follows: bool = False, is_quiet: bool = False, importer: Importer | None = None
     ) -> None:
         """Read what the helper needs.  `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no
-        calls afterwards.  `later`: the importer, if not that of the note of `reporting`."""
-        self._later = later or Importer(reporting.later)
+        calls afterwards.  `importer`: the importer, if not that of the note of `reporting`."""
+        self._importer = importer or Importer(reporting.to_import)
         self._descriptors: Descriptors
         makes = reporting.hosts is not None
         self._capabilities = confinement.CONNECTING * makes | confinement.ACTING * reporting.listens
@@ -102,7 +102,7 @@ class Duty:
         self._pid = pid
         self._notification, self._waiting = shared()  # the stand-in answers what the helper leaves if it dies
         self._devices = helper.opened("/dev/null", os.O_RDWR), helper.opened("/dev/full", os.O_WRONLY)
-        self._later.seal()
+        self._importer.seal()
         if not self._starts_late:
             self._start_first(pid)
 
@@ -176,9 +176,9 @@ class Duty:
         """Wait for events and return them; meanwhile, read the code that describes calls, and report counts that are due.
         Return none when a stand-in has to be started, and when calls that are answered later may have been."""
         while not (events := self._descriptors.wait(self._pause())):
-            if not self._later.is_read:
-                self._later.read_one()
-                if self._later.is_read:
+            if not self._importer.is_read:
+                self._importer.read_one()
+                if self._importer.is_read:
                     self._answers.get_ready()
             elif self._due <= time.monotonic():
                 break
@@ -189,7 +189,7 @@ class Duty:
 
     def _pause(self) -> float | None:
         """Return how many seconds may pass without an event before there is something else to do; None for any."""
-        if not self._later.is_read:
+        if not self._importer.is_read:
             return 0
         pause = self._answers.pause()
         if self._due == _NEVER:

@@ -179,7 +179,6 @@ def run(
     Answers(decide, name).serve(ours)
     with theirs:
         bounds = [f"--within={os.fspath(within)}"] if within is not None else []
-        enforce = [sys.executable, *start.isolating(), "-m", "callfence", "enforce"]
-        command = [*enforce, f"--ask=fd:{theirs.fileno()}", *bounds, *options]
+        command = start.command("enforce", f"--ask=fd:{theirs.fileno()}", *bounds, *options)
         settings["pass_fds"] = [*settings.get("pass_fds", ()), theirs.fileno()]
         return subprocess.run([*command, "-p", policy, "--", *argv], check=settings.pop("check", False), **settings)

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,7 +103,7 @@ class Session:
                 options = [*self._explain, "--log", f"fd:{ends[2]}", "-p", policy]
                 options += ["--chdir", os.fspath(folder)] if folder is not None else []
                 with subprocess.Popen(
-                    [sys.executable, *start.isolating(), "-m", "callfence", "enforce", *options, "--", *command],
+                    start.command("enforce", *options, "--", *command),
                     stdin=subprocess.DEVNULL,
                     stdout=ends[0],
                     stderr=ends[1],

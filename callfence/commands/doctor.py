@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from callfence import start
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.values import frozen
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
-from callfence.start import __version__, isolating
 from callfence.tracer import linux, machine, proc
 
 SECONDS: Final = 30
@@ -97,7 +97,7 @@ def _lines(findings: Sequence[CheckResult], *, advises: bool = True) -> Iterator
 
 def _machine() -> CheckResult:
     name = os.uname()
-    what = f"{name.sysname} {name.release} on {name.machine}, Python {sys.version.split()[0]}, callfence {__version__}"
+    what = f"{name.sysname} {name.release} on {name.machine}, Python {sys.version.split()[0]}, callfence {start.__version__}"
     return CheckResult(machine.IS_KNOWN, what, f"learn and enforce need Linux on {' or '.join(machine.KNOWN)}")
 
 
@@ -199,7 +199,7 @@ def _probe(command: str, what: str, advice: str) -> CheckResult:
         arguments = ["-q", "--fresh", "-o", str(policy)] if command == "learn" else ["-p", str(policy)]
         try:
             done = subprocess.run(
-                [sys.executable, *isolating(), "-m", "callfence", command, *arguments, "true"],
+                start.command(command, *arguments, "true"),
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from callfence import start
 from callfence.policygen.recording import atomic
 from callfence.shared.inputs import message
 from callfence.shared.options import Parser
-from callfence.start import isolating
 
 DESCRIPTION = """\
 Set up the git repository of the current folder: `git diff` then shows what a policy newly allows, and git merges policies by
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _settings() -> dict[str, str]:
-    ours = "callfence" if shutil.which("callfence") else shlex.join([sys.executable, *isolating(), "-m", "callfence"])
+    ours = "callfence" if shutil.which("callfence") else shlex.join(start.command())
     # Called with: path, old file, its hash, its mode, new file ... (git(1), GIT_EXTERNAL_DIFF).  A version that is no
     # policy, or one whose includes are not beside it in git's temporary folder, is shown by lines.
     # Names are arguments, after `--`: one may begin with `-`, or have control characters.

@@ -326,7 +326,7 @@ class Start:
             is_out_of_reach=keeps_signals and not asks and not all(policy.names_processes for policy in policies),
             listens=objects.listens,
             has_tcp=has_tcp,
-            later=policies[0].later,
+            to_import=policies[0].to_import,
             asking=self._ask() if asks else -1,
             held=objects.files.held if objects.files else (),
         )

@@ -133,7 +133,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         hosts=encode(policy.files),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
-        later=describing,
+        to_import=describing,
     )
 
 

@@ -35,9 +35,9 @@ class Compiled:
     """A compiled filter, facts about its policy, and the texts that it was compiled from."""
 
     __slots__ = (
-        "arm", "changes_files", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled",
-        "kills_itself", "lacks_start", "later", "makes_calls", "may_listen", "names_processes", "own_filters",
-        "phases_optional", "refusals", "scope", "sources", "stages", "variant",
+        "arm", "changes_files", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts",
+        "is_settled", "kills_itself", "lacks_start", "makes_calls", "may_listen", "names_processes", "own_filters",
+        "phases_optional", "refusals", "scope", "sources", "stages", "to_import", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +63,7 @@ class Compiled:
         hosts: bytes = b"",
         stages: Sequence[Stage] = (),
         scope: str = "",
-        later: bytes = b"",
+        to_import: bytes = b"",
     ) -> None:
         self.filter = filter_
         self.arm = arm
@@ -103,7 +103,7 @@ class Compiled:
         """The phases; those of a "warm" filter have only names."""
         self.scope = scope
         """The policy's `scope`; "" for variants that confine nothing."""
-        self.later = later
+        self.to_import = to_import
         """The note of the files that the helper imports to describe a denied call (`enforcer.importer`); b"" for "warm"."""
         self.sources = tuple(sources)
         """Name and content of each file that was compiled: the policy's first, then those that it includes."""
@@ -120,12 +120,12 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
     identifies the code that compiled.  `is_shipped`: another machine may use the file."""
     from callfence.enforcer.importer import without_digests
 
-    later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
+    to_import = without_digests(compiled.to_import) if is_shipped and compiled.to_import else compiled.to_import
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter]
     fields += [compiled.files, compiled.files_from_entry, compiled.refusals, compiled.hosts]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
-    fields += [compiled.scope.encode(), later]
+    fields += [compiled.scope.encode(), to_import]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
@@ -146,7 +146,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     fields = _split(body)
     made_by, variant, arm, *rest = fields
     facts = {name: field == _YES for name, field in zip(_FACTS, rest, strict=False)}
-    filter_, files, files_from_entry, refusals, hosts, stages, scope, later, *texts = rest[len(_FACTS) :]
+    filter_, files, files_from_entry, refusals, hosts, stages, scope, to_import, *texts = rest[len(_FACTS) :]
     sources = [(os.fsdecode(name), text) for name, text in zip(texts[::2], texts[1::2], strict=True)]
     if not sources:
         raise ValueError("the file contains no policy")
@@ -161,7 +161,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         hosts=hosts,
         stages=[_stage(_split(field)) for field in _split(stages)],
         scope=scope.decode(),
-        later=later,
+        to_import=to_import,
         **facts,
     )
     return made_by, compiled

@@ -12,6 +12,7 @@ import sys
 from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.policygen.text import printable
 from callfence.shell import naming
+from callfence.start import user_folder
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.errors import CallfenceError
 
@@ -51,7 +52,7 @@ _CODE = (
     f"{sys.prefix}/pyvenv.cfg",
     os.path.abspath(sys.argv[0]),
     *map(os.path.realpath, filter(None, sys.path)),
-    *filter(None, [getattr(sys.modules.get("site"), "USER_SITE", None) if sys.prefix == sys.base_prefix else None]),
+    *filter(None, [user_folder() if sys.prefix == sys.base_prefix else ""]),
 )
 """Callfence itself: the folder in which Python finds the package, the interpreter, how it is set up, the script, and the other
 folders from which Python imports: its own library, and the user's, which a command could make for the next start (a virtual

@@ -40,7 +40,9 @@ _HINT = "use --arm exec"
 class Work:
     """What the helper does: confine a program at its execve, and answer its calls.  See `seized.be_seized`."""
 
-    __slots__ = ("_later", "arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "reporting", "stderr")
+    __slots__ = (
+        "_importer", "arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "reporting", "stderr"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,21 +54,21 @@ class Work:
         stderr: int,
         plan: Plan | None,
         is_nested: bool,
-        later: Importer | None = None,
+        importer: Importer | None = None,
     ) -> None:
-        """`program`: the id of the process to confine.  `later`: the helper's importer, if not that of `reporting`."""
+        """`program`: the id of the process to confine.  `importer`: the helper's importer, if not that of `reporting`."""
         self.program = program
         self.key = plan.key if plan else Key()
         self.filter = self.key.passing(filter_, installs=bool(plan))
         self.reporting = reporting
         self.duty: Duty | None = None
         """What answers calls; None if nothing does, or before `begin`."""
-        self._later = later
+        self._importer = importer
         self.arm = arm
         self.plan = plan
         self.stderr = stderr
         self.is_nested = is_nested
-        self.is_spawned = later is not None
+        self.is_spawned = importer is not None
         """Whether the process is a client of a spawner, which does not write to the log."""
 
     def descriptors(self) -> tuple[int, ...]:
@@ -82,7 +84,7 @@ class Work:
             from callfence.enforcer.duty import Duty
 
             is_quiet = self.plan is not None and self.plan.is_quiet
-            self.duty = Duty(self.reporting, follows=bool(self.plan), is_quiet=is_quiet, later=self._later)
+            self.duty = Duty(self.reporting, follows=bool(self.plan), is_quiet=is_quiet, importer=self._importer)
             self.duty.start(pidfd, self.program)
         return self.duty
 

@@ -20,8 +20,8 @@ class Reporting:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "asking", "audit", "colour", "destination", "evidence", "has_tcp", "held", "hosts", "is_out_of_reach", "keeps_signals",
-        "later", "listens", "log", "policies", "reach", "records", "stderr",
+        "asking", "audit", "colour", "destination", "evidence", "has_tcp", "held", "hosts", "is_out_of_reach",
+        "keeps_signals", "listens", "log", "policies", "reach", "records", "stderr", "to_import",
     )  # fmt: skip
 
     def __init__(
@@ -40,7 +40,7 @@ class Reporting:
         is_out_of_reach: bool = False,
         listens: bool = False,
         has_tcp: bool = True,
-        later: bytes = b"",
+        to_import: bytes = b"",
         asking: int = -1,
         held: Sequence[int] = (),
     ) -> None:
@@ -70,7 +70,7 @@ class Reporting:
         """The socket through which denied calls are asked about (`reporting.asker`); -1 if they are not."""
         self.held = held
         """Descriptors to keep open for the program (`files.landlock.Confinement.held`)."""
-        self.later = later
+        self.to_import = to_import
         """The note of the files that describing a call imports (`enforcer.importer`)."""
         self.colour = destination.form == TEXT and is_coloured(destination.descriptor)
         """Whether reports are coloured; decided now, since the helper's filter denies isatty(3)."""

@@ -50,15 +50,15 @@ _CMSG_CLOEXEC, _NOSIGNAL, _CTRUNC = 0x40000000, 0x4000, 0x8  # linux/socket.h: M
 class Spawner:
     """What all commands have in common."""
 
-    __slots__ = ("later", "null", "prepare", "rehearse", "rights")
+    __slots__ = ("importer", "null", "prepare", "rehearse", "rights")
 
-    def __init__(self, prepare: Prepare, rehearse: Callable[[], None], rights: Rights, later: Importer) -> None:
+    def __init__(self, prepare: Prepare, rehearse: Callable[[], None], rights: Rights, importer: Importer) -> None:
         self.prepare = prepare
         self.rehearse = rehearse
         """Does some of the same for no program."""
         self.rights = rights
         """Those of this process."""
-        self.later = later
+        self.importer = importer
         """The importer for helpers."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
@@ -83,8 +83,9 @@ class Spawner:
         started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporting)
         filter_ = launch.combined(started)
         execution.locate(started.argv[0], started.environment)
-        confining.Work(os.getpid(), filter_, reporting, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
-        Duty(reporting, later=self.later)
+        own, importer = os.getpid(), self.importer
+        confining.Work(own, filter_, reporting, arm="exec", stderr=2, plan=None, is_nested=False, importer=importer)
+        Duty(reporting, importer=importer)
 
     def _take(self, connection: _socket.socket) -> NoReturn:
         helper.close_all_but((0, 1, 2, connection.fileno()))
@@ -148,7 +149,7 @@ class Spawner:
             stderr=started.stderr,
             plan=started.plan,
             is_nested=started.is_nested,
-            later=self.later,
+            importer=self.importer,
         )
 
 

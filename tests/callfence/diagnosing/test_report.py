@@ -164,7 +164,7 @@ def test_what_it_starts_finds_callfence_where_it_is(tmp_path: Path, place: str, 
     """Which may be in a folder of PYTHONPATH alone."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "callfence").symlink_to(Path(__file__).parents[3] / "callfence")
-    code = "import sys; sys.path.insert(0, 'here'); from callfence import start; print(start.isolating())"
+    code = "import sys; sys.path.insert(0, 'here'); from callfence import start; print(start.command()[1:-2])"
     words, environment = [sys.executable, "-P", "-c", code], os.environ | {"PYTHONPATH": f"/none:{place}"}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{options}\n"
