@@ -139,7 +139,7 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
                 "confine it before it starts threads"
             )
         from callfence.enforcer.files.landlock import Confinement
-        from callfence.enforcer.files.refusals import refusals
+        from callfence.enforcer.files.past_landlock import refusals
         from callfence.policygen.files.landlock import decode
 
         confinement = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)

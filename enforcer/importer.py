@@ -29,7 +29,7 @@ _OURS = f"{_ROOTS[0]}callfence/"
 """The folder of our package; where pip has installed it, other packages are beside it."""
 _DESCRIBING = (
     "callfence.enforcer.duty", "callfence.enforcer.files.granted", "callfence.enforcer.files.listening",
-    "callfence.enforcer.files.unreachable", "callfence.enforcer.guard", "callfence.enforcer.hosts.mediator",
+    "callfence.enforcer.files.ungranted", "callfence.enforcer.guard", "callfence.enforcer.hosts.mediator",
     "callfence.enforcer.reporting.asker", "callfence.enforcer.reporting.instead", "callfence.enforcer.reporting.output",
     "callfence.enforcer.reporting.peers", "callfence.enforcer.reporting.report", "callfence.enforcer.reporting.verdict",
     "callfence.enforcing.filters", "callfence.policygen.files.records", "callfence.policygen.files.ruleset",

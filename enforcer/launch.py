@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.phase_plan import Plan
     from callfence.enforcer.files.landlock import Confinement
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.reporting.settings import Reporting
@@ -68,7 +68,7 @@ class Launch:
         self.files = files
         """The Landlock rules."""
         self.refusals = refusals
-        """The instructions that fail calls because of these rules (`enforcer.files.refusals`); of phases, the plan has them."""
+        """Instructions that fail calls that get past them (`enforcer.files.past_landlock`); of phases, the plan has them."""
         self.hosts = hosts
         """The hosts that the policies grant."""
         self.stderr = stderr

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from callfence.tracer import kernel
-from callfence.tracer.abi import NATIVE, Event, Kind, table
+from callfence.tracer.abi import AFTER, COUNT, NATIVE, Event, EventCounter, Kind, table
 from callfence.tracer.kernel import event_of
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import proc
@@ -31,10 +31,6 @@ MANY_THREADS: Final = 32
 COMPAT_KEYS: Final = 1 << 448
 """Keys of calls of 32-bit programs are at least this large; keys of native calls are smaller."""
 _REGISTER: Final = (1 << 64) - 1
-_AFTER: Final = 5
-"""The index, in a counter, of the set of waits after which its observation was made; each element is a sum of bits of
-tracer.abi.waits.  `policygen.recording.fold` has the meaning of the other indexes; the count, at 0, is the only other one that
-this file uses."""
 
 
 class Caller:
@@ -80,11 +76,11 @@ class Recorder(Protocol):
         """Return the bits of `raw` that distinguish observations of the call `number`, as an integer; `arch` is
         AUDIT_ARCH_*."""
 
-    def counter(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
+    def counter(self, executable: str, event: Event, site: Callable[[], str]) -> EventCounter:
         """Return the counter of the observation that `event` belongs to; the tally increments its first element.  `site`
         returns the call site (`Caller.site`); it is called only if the observation is new."""
 
-    def look(self, counter: list[Any], event: Event, caller: Caller) -> bool:
+    def look(self, counter: EventCounter, event: Event, caller: Caller) -> bool:
         """Record the names and addresses that the event's pointers point to.  Return whether the next event of the same
         observation is to be passed to `look` as well."""
 
@@ -141,13 +137,13 @@ class Tally:
         for page in task.pages:
             if page.threads >= waiting.began:
                 for counter in page.counters.values():
-                    counter[_AFTER].add(page.entered | wait)
+                    counter[AFTER].add(page.entered | wait)
 
     def note(self, task: Task, event: Event) -> None:
         """Record that the observation of `event`, which was counted already, was also made after the waits of `task`."""
-        self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
+        self._recorder.counter(task.executable, event, lambda: "?")[AFTER].add(task.entered)
 
-    def _new_counter(self, task: Task, key: int, info: bytearray) -> list[Any]:
+    def _new_counter(self, task: Task, key: int, info: bytearray) -> EventCounter:
         """Return the counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
@@ -157,17 +153,17 @@ class Tally:
         if counter is None:
             counter = self._recorder.counter(task.executable, event, caller.site)
         if self.has_waits:
-            counter[_AFTER].add(task.entered)
+            counter[AFTER].add(task.entered)
             if task.pages:
                 task.pages[-1].counters[id(counter)] = counter
         if is_new:
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
                 self.news[task.executable] += 1
-                self._former[task.executable][key] = counter[0]
+                self._former[task.executable][key] = counter[COUNT]
                 self._drop_keys()
                 return counter  # the key belongs to the old masks
-            self.news[task.executable] += not counter[0]
+            self.news[task.executable] += not counter[COUNT]
         counters = looked if self._recorder.look(counter, event, caller) else task.hot
         if len(counters) >= MANY_KEYS:
             counters.clear()
@@ -181,7 +177,7 @@ class Tally:
             former = self._former[executable]
             if len(former) + len(hot) > MANY_KEYS:
                 former.clear()
-            former.update((key, counter[0]) for key, counter in hot.items())
+            former.update((key, counter[COUNT]) for key, counter in hot.items())
             hot.clear()
         for hot in self._of_threads.values():
             hot.clear()
@@ -211,7 +207,7 @@ class Tally:
         made.  Valid only if waits are not recorded (`has_waits`)."""
         counters = self.hot(executable, 0) | self._to_look.get(executable, {})
         counts: dict[int, int] = {}
-        for key, count in (*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())):
+        for key, count in (*self._former[executable].items(), *((key, counter[COUNT]) for key, counter in counters.items())):
             if key < COMPAT_KEYS:
                 narrow = key & self.mask_of(key)
                 counts[narrow] = max(counts.get(narrow, 0), count)
@@ -224,4 +220,4 @@ class Tally:
         key = int.from_bytes(info[24:80], "little") & self._recorder.hot_mask(arch, number)
         if arch != _NATIVE:
             key |= arch << 448
-        (task.hot.get(key) or self._new_counter(task, key, info))[0] += 1
+        (task.hot.get(key) or self._new_counter(task, key, info))[COUNT] += 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 from callfence.tracer import linux
-from callfence.tracer.abi import Event
+from callfence.tracer.abi import Event, EventCounter
 
-Hot = dict[int, list[Any]]
+Hot = dict[int, EventCounter]
 """The counters of observations, by the number and the argument bits that distinguish them."""
 
 
@@ -99,7 +99,7 @@ class Page:
         """How many threads the process had started, at most MANY_THREADS."""
         self.entered = entered
         """The waits that the process had begun (`Task.entered`)."""
-        self.counters: dict[int, list[Any]] = {}
+        self.counters: dict[int, EventCounter] = {}
         """The counters of the calls, by id()."""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from callfence import start
 from callfence.enforcer import kernel
-from callfence.enforcer.arming import confining, nested, phases, plan  # noqa: F401  # what starts need
+from callfence.enforcer.arming import confining, nested, phase_plan, phases  # noqa: F401  # what starts need
 from callfence.enforcer.bpf import ALL_RUN
 from callfence.enforcer.errors import EnforceError, refused
 from callfence.enforcer.files import granted, landlock  # noqa: F401

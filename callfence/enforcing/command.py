@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.phase_plan import Plan
     from callfence.enforcer.launch import Launch
     from callfence.enforcer.reporting.audit import Source
     from callfence.enforcer.reporting.events import Log

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from callfence.enforcer.arming.plan import Plan, Stage
+    from callfence.enforcer.arming.phase_plan import Plan, Stage
     from callfence.policygen.language.document import Document
     from callfence.policygen.model import Policy
     from callfence.policygen.reading import Check
@@ -98,7 +98,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     policy, is_settled = document.policy, False
     phases: list[Stage] = []
     if variant == "warm":
-        from callfence.enforcer.arming.plan import Stage
+        from callfence.enforcer.arming.phase_plan import Stage
         from callfence.policygen.learning.generate import generate
         from callfence.policygen.learning.warm import recording_filter
         from callfence.tracer.kernel import RET_RECORD, RET_WATCH
@@ -150,7 +150,7 @@ def files_of(policy: Policy) -> tuple[bytes, bytes]:
 def refusals_of(filter_: bytes, files: bytes, variant: str) -> bytes:
     """Return the instructions for `Compiled.refusals`, for a policy's filter and its `files_of`; b"" for variants that confine
     nothing."""
-    from callfence.enforcer.files.refusals import refusals
+    from callfence.enforcer.files.past_landlock import refusals
     from callfence.policygen.files.landlock import decode
 
     return refusals(filter_, decode(files), reports=variant == "report") if variant in ("report", "silent") else b""
@@ -158,7 +158,7 @@ def refusals_of(filter_: bytes, files: bytes, variant: str) -> bytes:
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     """Compile the phases of a policy.  Raises CompileError for a phase that no process could enter, or for `notify`."""
-    from callfence.enforcer.arming.plan import Stage
+    from callfence.enforcer.arming.phase_plan import Stage
     from callfence.policygen.evaluate import answers
     from callfence.policygen.filter.compile import CompileError, compile_policy
     from callfence.policygen.implied.resolve import resolved
@@ -302,7 +302,7 @@ def plan(
     of the last phase, `notified` the calls of which these notify the helper, `needs_listener` whether it makes some of them.
     `refusals(filter, notifies)` returns the instructions that fail calls which a filter allows, because of lines about files,
     ports and hosts.  Raises EnforceError if more than one policy has phases, or if a filter is too large."""
-    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.phase_plan import Plan
 
     places = [place for place, policy in enumerate(compiled) if policy.stages]
     if len(places) > 1:

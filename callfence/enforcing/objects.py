@@ -172,7 +172,7 @@ class Objects:
         """Return the instructions that fail calls of policies whose files and ports Landlock confines."""
         if "--ask" not in self._options:
             return b"".join(policy.refusals for policy in self._policies)
-        from callfence.enforcer.files.refusals import refusals
+        from callfence.enforcer.files.past_landlock import refusals
         from callfence.policygen.files.landlock import decode
 
         # A call about which somebody is asked may run.

@@ -17,7 +17,7 @@ from callfence.tracer import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from callfence.enforcer.arming.plan import Stage
+    from callfence.enforcer.arming.phase_plan import Stage
     from callfence.policygen.language.document import Document
 
 _MAGIC = b"callfence filter 17\n"
@@ -96,7 +96,7 @@ class Compiled:
         self.files_from_entry = files_from_entry
         """The same for a program that runs a part of its code before its filter takes effect."""
         self.refusals = refusals
-        """The instructions that fail allowed calls where Landlock confines these (`enforcer.files.refusals`)."""
+        """The instructions that fail allowed calls where Landlock confines these (`enforcer.files.past_landlock`)."""
         self.hosts = hosts
         """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it has no such lines."""
         self.stages = tuple(stages)
@@ -174,7 +174,7 @@ def _stage_fields(stage: Stage) -> list[bytes]:
 
 
 def _stage(fields: Sequence[bytes]) -> Stage:
-    from callfence.enforcer.arming.plan import Stage
+    from callfence.enforcer.arming.phase_plan import Stage
 
     name, triggers, filter_, *facts = fields
     is_entered, is_notified = (fact == _YES for fact in facts)

@@ -367,7 +367,7 @@ class FileWatcher:
         try:
             os.stat(file.path, follow_symlinks=False)
         except PermissionError:  # it began below what it may not enter: its working folder or a descriptor
-            from callfence.enforcer.files.unreachable import permits
+            from callfence.enforcer.files.ungranted import permits
 
             return permits(file, rights, fields_of(os.getpid()))
         except OSError:

@@ -23,7 +23,7 @@ from callfence.tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTR
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.phase_plan import Plan
     from callfence.enforcer.duty import Duty
     from callfence.enforcer.importer import Importer
     from callfence.enforcer.reporting.settings import Reporting

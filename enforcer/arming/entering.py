@@ -20,7 +20,7 @@ from callfence.tracer.proc import proc, state
 
 if TYPE_CHECKING:
     from callfence.enforcer.arming.inject import Stops
-    from callfence.enforcer.arming.plan import Plan, Stage
+    from callfence.enforcer.arming.phase_plan import Plan, Stage
     from callfence.enforcer.arming.processes import Call, Process, Processes
     from callfence.enforcer.duty import Duty
 

@@ -29,7 +29,7 @@ from callfence.tracer.proc import fields_of, handles, signals
 from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL, Stop
 
 if TYPE_CHECKING:
-    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.phase_plan import Plan
     from callfence.enforcer.arming.processes import Call, Process
     from callfence.enforcer.duty import Duty
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcer.arming.confining import Work
-    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.phase_plan import Plan
     from callfence.enforcer.reporting.settings import Reporting
 
 _SHORT = tuple(map(os.strerror, SHORT))

@@ -119,6 +119,6 @@ class Reach:
 
         files = any(policy.paths for policy in self.policies)
         uses = {use for use in SOCKETS if files or any(getattr(policy, use) is not None for policy in self.policies)}
-        # callfence.enforcer.files.refusals fails the opaque ones
+        # callfence.enforcer.files.past_landlock fails the opaque ones
         names = [name for name in (*PATH_CALLS, BY_HANDLE) * files if self.is_audit or name not in OPAQUE]
         return sorted(numbers((*names, *uses)))

@@ -1,7 +1,8 @@
 """Confine this process to files and ports by Landlock, just before its execve (landlock(7)).
 
 The helper is cloned before and has no such rules, so it may look into the program (ptrace(2) denies that across domains).
-Loaded only for policies that confine files or ports.  Ways past Landlock are closed by the program's filter (`refusals`).
+Loaded only for policies that confine files or ports.  Ways past Landlock are closed by the program's filter
+(`past_landlock.refusals`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from callfence.tracer import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.files.unreachable import Judge
+    from callfence.enforcer.files.ungranted import Judge
     from callfence.enforcer.listener import Request, Waiting
     from callfence.enforcer.pending import Pending, Rule
     from callfence.enforcer.reporting.asker import Asker
@@ -79,7 +79,7 @@ class Loaded:
     def judge(self) -> Judge | None:
         """What judges files and ports; None if they are not judged."""
         if self._judge is None and self.reporting.reach:
-            from callfence.enforcer.files.unreachable import Judge
+            from callfence.enforcer.files.ungranted import Judge
 
             self._judge = Judge(self.reporting.reach, self._program)
         return self._judge

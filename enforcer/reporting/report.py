@@ -23,7 +23,7 @@ from callfence.tracer.proc import owner, proc
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from callfence.enforcer.files.unreachable import Judge, Ungranted
+    from callfence.enforcer.files.ungranted import Judge, Ungranted
     from callfence.enforcer.hosts.targets import Refusal
     from callfence.enforcer.listener import Request
     from callfence.enforcer.pending import Rule
@@ -88,7 +88,7 @@ class Reports:
         why = "listen(2) on a socket without a port takes any free port"
         if is_hidden:
             why = f"{why}, and enforce may not look at this process's: it is not dumpable (prctl(2)), or another user's"
-        from callfence.enforcer.files.unreachable import Ungranted
+        from callfence.enforcer.files.ungranted import Ungranted
 
         ungranted = [
             Ungranted(file, "tcp bind", "0", "EACCES", why)
@@ -106,7 +106,7 @@ class Reports:
 
     def recorded(self, index: int, fields: Mapping[str, str]) -> None:
         """Report what Landlock denied under the policy of this index, from the fields of its audit record (`audit.Source`)."""
-        from callfence.enforcer.files.unreachable import Ungranted, subject_of
+        from callfence.enforcer.files.ungranted import Ungranted, subject_of
         from callfence.policygen.files.records import denied
 
         source, what = self._reporting.records, denied(fields)
@@ -283,7 +283,7 @@ class Reports:
 
 def ungranted_of(refusal: Refusal) -> list[Ungranted]:
     """Return what each policy lacks that does not grant a call to another host, or a look-up."""
-    from callfence.enforcer.files.unreachable import Ungranted
+    from callfence.enforcer.files.ungranted import Ungranted
 
     return [Ungranted(*row, refusal.error, refusal.why) for row in refusal.lacking]
 

@@ -17,7 +17,7 @@ from callfence.tracer.abi import NATIVE, Arch, Event, constants
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from callfence.enforcer.files.unreachable import Ungranted
+    from callfence.enforcer.files.ungranted import Ungranted
     from callfence.enforcer.reporting.verdict import Advice
     from callfence.policygen.evidence.pointed import Value
 

@@ -9,7 +9,7 @@ that may matter to a counter:
         counter = aggregator.counter(executable, event, site)
         if aggregator.generation changed: forget all cached counters and masks
         if not aggregator.look(counter, event, caller): cache[raw & aggregator.hot_mask(arch, number)] = counter
-    counter[0] += 1
+    counter[COUNT] += 1
 
 If the meaning of an argument depends on another one, the mask has the bits of every meaning: a cache may then have several
 keys for one counter, as many as there are pointers passed there, so the loop bounds its cache.  The aggregator itself has one
@@ -23,10 +23,10 @@ values are no longer recorded, and the policy allows any.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from callfence.policygen.recording.model import Observation, Recording, joined, recorded_values
-from callfence.tracer.abi import Event, Kind, table_of
+from callfence.tracer.abi import AFTER, COUNT, Event, EventCounter, Kind, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -164,14 +164,10 @@ _NUMBER = (1 << 64) - 1
 MANY_NUMBERS = 256
 """The most numbers that belong to no call and are recorded: no policy can allow them."""
 
-EventCounter = list[Any]
-"""What is known of an observation, by `_COUNT` and so on; a list, because nothing is cheaper to add to.
-
-The loop adds to the count; site and example are the first event's; the facts are None or a `facts.Union`; `_LEFT` is the number
-of events whose pointers may still be followed; `_AFTER` collects `Observation.after`; `_QUIETLY` is the number of events in a
-row without new facts."""
-_COUNT, _SITE, _EXAMPLE, _FACTS, _LEFT, _AFTER, _QUIETLY = range(7)
-"""The indexes of a counter; `tracer.tally` uses the first, and that of `_AFTER`."""
+_SITE, _EXAMPLE, _FACTS, _LEFT, _QUIETLY = range(2, 7)
+"""The indexes, in an observation's counter (`tracer.abi.EventCounter`), of: the call site and the registers of the first event;
+its facts, None or a `facts.Union`; the number of events whose pointers may still be followed; the number of events in a row
+without new facts."""
 
 
 class Aggregator:
@@ -214,7 +210,7 @@ class Aggregator:
         if call not in self._counters and calls is None:
             if self._unlisted == MANY_NUMBERS:
                 self.gap(f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded")
-                return [0, "?", event.arguments, None, 0, set(), 0]
+                return [0, set(), "?", event.arguments, None, 0, 0]
             self._unlisted += 1
         counters = self._counters.setdefault(call, {})
         key = (executable, self._record_values(calls, event, unknown))
@@ -223,7 +219,7 @@ class Aggregator:
                 self._stop_recording(too_many, indexes)
             key = (executable, self._record_values(calls, event, unknown))
         if key not in counters:
-            counters[key] = [0, site(), event.arguments, None, LOOKS, set(), 0]
+            counters[key] = [0, set(), site(), event.arguments, None, LOOKS, 0]
         return counters[key]
 
     def gap(self, what: str) -> None:
@@ -253,7 +249,7 @@ class Aggregator:
         """Return the observations so far, in the order of `Observation.order`."""
         observations = []
         for (arch, number), counters in self._counters.items():
-            for (executable, arguments), (count, site, example, facts, _, after, _) in counters.items():
+            for (executable, arguments), (count, after, site, example, facts, _, _) in counters.items():
                 evidence = facts.texts() if facts else ()
                 key = (arch, number, arguments, executable)
                 observations.append(Observation(*key, (count,), site, example, evidence, tuple(sorted(after))))
@@ -328,14 +324,14 @@ class Aggregator:
             whole = folded.setdefault(key, counter)
             if whole is counter:
                 continue
-            whole[_COUNT] += counter[_COUNT]
+            whole[COUNT] += counter[COUNT]
             if not any(whole[_EXAMPLE]):  # an observation without registers is one of a log
                 whole[_EXAMPLE] = counter[_EXAMPLE]
             if whole[_FACTS] is None:
                 whole[_FACTS] = counter[_FACTS]
             for fact in counter[_FACTS] or ():
                 whole[_FACTS].add(fact)
-            whole[_AFTER] |= counter[_AFTER]
+            whole[AFTER] |= counter[AFTER]
         counters.clear()
         counters.update(folded)
         self.generation += 1

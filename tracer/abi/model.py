@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.named import NamedTuple
@@ -175,6 +176,14 @@ class Syscall:
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
         return self._read()
+
+
+EventCounter = list[Any]
+"""What is known of an observation; a list, since nothing is cheaper to add to.  The tracer's loop adds to its elements `COUNT`
+and `AFTER`; `policygen.recording.fold` has the others."""
+COUNT, AFTER = 0, 1
+"""The indexes of how often the call was made, and of the set of waits after which it was made: each element of the set is a sum
+of bits of `tracer.abi.waits`."""
 
 
 class Event(NamedTuple):

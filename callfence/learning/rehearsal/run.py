@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from callfence.learning.options import LearnOptions
     from callfence.learning.rehearsal.plan import Rehearsal
     from callfence.policygen.evidence.facts import Places
-    from callfence.policygen.recording.fold import EventCounter
     from callfence.policygen.recording.model import Observation, Run
-    from callfence.tracer.abi import Event
+    from callfence.tracer.abi import Event, EventCounter
     from callfence.tracer.running.launch import Program
 
 MULTIPLE: Final = 3

@@ -19,7 +19,7 @@ from callfence.policygen.grants import NONE, TCP
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.model import Recording, Run
-from callfence.tracer.abi import Arch, Argument, constants, table
+from callfence.tracer.abi import COUNT, Arch, Argument, constants, table
 
 _PREFIX = re.compile(
     r"(?:\[pid +(?P<terminal>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
@@ -247,7 +247,7 @@ class _Log:
             return
         if any(argument.kind.is_pointer for argument in _arguments(arch, observed.number, missing)):
             self.gap(_HIDDEN, number)
-        self._aggregator.counter(executable, observed, lambda: _NO_SITE, missing)[0] += 1
+        self._aggregator.counter(executable, observed, lambda: _NO_SITE, missing)[COUNT] += 1
 
     def _executable(self, pid: int) -> str:
         """Return a process's executable.  A new process has its parent's, if only one fork, or clone, is unfinished."""

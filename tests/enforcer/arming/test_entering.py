@@ -11,7 +11,7 @@ import pytest
 
 from callfence.enforcer.arming import entering
 from callfence.enforcer.arming.entering import Entrance
-from callfence.enforcer.arming.plan import Stage
+from callfence.enforcer.arming.phase_plan import Stage
 from callfence.enforcer.arming.processes import Process
 from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
 from callfence.tracer import linux

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from callfence.enforcer.files.unreachable import permits
+from callfence.enforcer.files.ungranted import permits
 from callfence.policygen.files.calls import File
 from callfence.policygen.grants import Right
 

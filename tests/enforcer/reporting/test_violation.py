@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from calls import event
 
-from callfence.enforcer.files.unreachable import Ungranted
+from callfence.enforcer.files.ungranted import Ungranted
 from callfence.enforcer.reporting import report
 from callfence.enforcer.reporting.destination import LINES, TEXT, Destination
 from callfence.enforcer.reporting.events import Log

@@ -8,7 +8,7 @@ import os
 import pytest
 from calls import event
 
-from callfence.enforcer.files.refusals import refusals
+from callfence.enforcer.files.past_landlock import refusals
 from callfence.policygen.files.landlock import UNSEEN_REQUESTS, Ruleset
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.compile import compile_policy
