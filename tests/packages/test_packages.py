@@ -131,6 +131,13 @@ def test_lintian_says_nothing(built: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_the_commands_of_the_debian_package_take_no_code_from_the_users_home(built: Path, tmp_path: Path) -> None:
+    """A file with the suffix .pth there could be run by the command's own Python."""
+    subprocess.run(["dpkg-deb", "-x", one(built, "*.deb"), tmp_path], check=True, timeout=60)
+    first = {path.name: path.read_text().splitlines()[0] for path in (tmp_path / "usr/bin").iterdir()}
+    assert first == dict.fromkeys(("callfence", "callfence-sh", "enforce", "learn"), "#! /usr/bin/python3 -I")
+
+
 @needs("mmdebstrap", "autopkgtest")
 @needs_root
 def test_the_debian_package_leaves_nothing_in_a_bare_system(built: Path) -> None:
