@@ -12,7 +12,7 @@ from callfence.policygen.equivalents.compare import gaps, pairs
 from callfence.policygen.model import Policy
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.carried import with_comments
-from callfence.shared.files import locked, put
+from callfence.shared.files import locked, output, put
 from callfence.shared.inputs import content, document, print_lines, run_command
 from callfence.shared.options import Parser, architecture
 from callfence.shared.outputs import as_output
@@ -66,9 +66,7 @@ def main(arguments: list[str]) -> int:
 def _carry(options: argparse.Namespace) -> int:
     """Write the policy with the carried section, and return 0.  Raises CallfenceError or OSError before it writes."""
     name, target = options.policy, options.to
-    place = None if name == "-" else name
-    if options.output is not None:
-        place = None if options.output == "-" else options.output
+    place = output(options.output or name)
     with nullcontext() if name == "-" else locked(Path(name)):
         data = content(name)
         if place == name and data.lstrip()[:1] == b"{":

@@ -57,7 +57,8 @@ USAGE = (
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence merge", usage="\n       ".join(USAGE), description=DESCRIPTION)
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
+    output = "NAME.rec or NAME.policy, which may be one of the inputs; or -: a policy on standard output"
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=output)
     narrow = "print FILE, a policy, without what the policy BY denies of the calls that BY names"
     parser.add_argument("--narrow-by", metavar="BY", help=narrow)
     parser.add_argument("--intersect", metavar="BASE", help="print what both the policies FILE and BASE allow")
@@ -161,7 +162,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
             whole = unite(whole, policy)
         except JoinError as error:
             raise JoinError(f"{file} cannot be merged with the files before it: {error}") from None
-    atomic.write(output, whole.text().encode())
+    put(output, whole.text())
     _print_phases(files, policies, names_of(whole.policy))
     return 0
 

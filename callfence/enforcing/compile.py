@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     if options.output and len(options.policies) > 1:
         command.error("-o FILE takes the filters of one policy: give one POLICY")
+    if options.output == Path("-"):
+        command.error("-o FILE takes the name of a file: what `enforce --compiled` reads is no text")
     return run_command("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
 
 

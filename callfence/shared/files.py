@@ -40,8 +40,8 @@ def require_other(written: str | Path | None, *read: str | Path | None) -> None:
 
 
 def put(name: str | Path | None, text: str) -> None:
-    """Write the text to a file, or to standard output if `name` is None.  Raises OSError."""
-    if name is None:
+    """Write the text to a file, or to standard output if `name` is None or `-`.  Raises OSError."""
+    if name is None or output(str(name)) is None:
         sys.stdout.write(text)
     else:
         atomic.write(Path(name), text.encode())

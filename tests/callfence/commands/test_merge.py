@@ -216,6 +216,8 @@ def test_policies_are_united_with_their_comments(tmp_path: Path) -> None:
     text = (tmp_path / "out.policy").read_text()
     assert same(text, "read: fd in {0, 3}\nclose: allow\nwrite: allow\n")
     assert all(comment in text for comment in ("# input", "# the log", "# all"))
+    done = callfence(tmp_path, "merge", "-o", "-", "a.policy", "b.policy")
+    assert (done.returncode, done.stdout, done.stderr, (tmp_path / "-").exists()) == (0, text, "", False)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,8 @@ def test_a_filter_beside_the_policy(work: Work) -> None:
     done = work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
     assert done.returncode == 0, done.stderr
     first = (work.folder / "mkdir.filter").read_bytes()
+    assert "takes the name of a file" in work.run("compile", "-o", "-", "mkdir.policy").stderr
+    assert not (work.folder / "-").exists()
     work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
     assert (work.folder / "mkdir.filter").read_bytes() == first
     for options in ((), ("-p", "mkdir.policy")):
