@@ -87,7 +87,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     plain = learned.recording.plain()
     column = [run.id for run in learned.recording.runs].index(learned.run.id)
     calls = sum(observation.counts[column] for observation in learned.recording.observations)
-    rows = [("leaves open", printable(f"it {'; it '.join(open_)}"))] if (open_ := left_open(learned)) else []
+    rows = [("leaves open", printable(f"it {'; it '.join(clauses)}"))] if (clauses := left_open(learned)) else []
     rows += [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
         ("policy", size_of(policy)),
@@ -191,24 +191,24 @@ def left_open(learned: Learned) -> list[str]:
     """Return what the policy leaves open of files and ports, each as a clause without its subject."""
     policy = learned.generated.document.policy
     files, free = policy.files, unconfined(policy)
-    open_ = []
+    clauses = []
     if "paths" in free:
-        open_.append("may open any file that its user may (learn --files confines them)")
+        clauses.append("may open any file that its user may (learn --files confines them)")
     elif files.paths is not None and "/" in files.paths:
-        open_.append(f"may {format_rights(files.paths['/'])} any file")
+        clauses.append(f"may {format_rights(files.paths['/'])} any file")
     verbs = {"connect": "connect to", "bind": "serve on"}
-    open_ += [f"may {verbs[use]} any TCP port" for use in TCP if use in free or getattr(files, use) == ANY_PORT]
+    clauses += [f"may {verbs[use]} any TCP port" for use in TCP if use in free or getattr(files, use) == ANY_PORT]
     if by_host(files):
-        open_ += ["may send to any UDP port"] * ("send" in free or files.send == ANY_PORT)
-        open_ += ["may look up any name"] * ("query" in free or ANY in (files.query or ()))
+        clauses += ["may send to any UDP port"] * ("send" in free or files.send == ANY_PORT)
+        clauses += ["may look up any name"] * ("query" in free or ANY in (files.query or ()))
     executed = {path for pair in learned.run.executed for path in pair if path}
     named = filter(os.path.isfile, learned.run.command)
     changed: dict[str, str] = {}
-    for what, names in (("its own code", executed), ("one that its command names", named)):
+    for what, names in (("its own code", executed), ("a file that its command names", named)):
         code = sorted(map(os.path.realpath, names))
         for line in (line for line, risk in own(files, learned.policy, code) if risk.id == OWN_CODE):
             changed.setdefault(line.removeprefix("path "), what)
-    return open_ + [f"may change files below {place}, also {what}" for place, what in changed.items()]
+    return clauses + [f"may change files below {place}, among them {what}" for place, what in changed.items()]
 
 
 def estimated(recording: Recording, policy: Policy) -> Estimate:

@@ -199,10 +199,10 @@ def _trace(
         def begin(loop: Loop) -> None:
             attached.begin(loop)
             recorder.attach(loop.calls)
-            open_ = {task.tgid: task.executable for task in loop.tasks.values()}
-            recorder.ports.open_already(open_)
+            executables = {task.tgid: task.executable for task in loop.tasks.values()}
+            recorder.ports.open_already(executables)
             if recorder.hosts:
-                recorder.hosts.open_already(open_)
+                recorder.hosts.open_already(executables)
 
         opaque = options.allow_opaque
         outcome = attach(options.pids, recorder, tree=options.tree, allow_opaque=opaque, attached=begin, tick=tick)

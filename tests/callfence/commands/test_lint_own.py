@@ -53,8 +53,8 @@ def test_learn_says_which_files_it_can_change(tmp_path: Path) -> None:
     """A file that the command names is not called its code: it may be its configuration."""
     (tmp_path / "touch.conf").write_text("")
     shutil.copy("/usr/bin/touch", tmp_path / "own")
-    for program, what in (("touch", "one that its command names"), ("./own", "its own code")):
+    for program, what in (("touch", "a file that its command names"), ("./own", "its own code")):
         words = [sys.executable, "-m", "callfence", "learn", "--files", "-o", "it.policy", program, "new", "-r", "touch.conf"]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert f"it may change files below ., also {what}\n" in done.stderr
+        assert f"it may change files below ., among them {what}\n" in done.stderr
         (tmp_path / "new").unlink()
