@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from fault import Recorder
 
 from callfence.tracer import kernel
+from callfence.tracer.abi import NATIVE, table
 from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_STOP
 from callfence.tracer.loop import BATCH, Initial, Loop
 from callfence.tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
@@ -98,3 +100,25 @@ def test_who_sends_the_initial_process_a_signal_is_remembered(monkeypatch, tid, 
     loop.run()
     assert {number: sender for number, (sender, _) in loop.initial.delivered.items()} == delivered
     assert resumed == [(tid, signum)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "name", "filtered", "asked"),
+    [
+        (2, "getppid", False, False),
+        (1, "getppid", False, False),
+        (0, "getppid", False, True),
+        (0, "getppid", True, True),
+        (2, "prctl", False, True),
+        (2, "seccomp", False, True),
+        (2, "prctl", True, False),
+    ],
+)
+def test_before_which_calls_a_late_filter_may_come(monkeypatch, budget, name, filtered, asked):
+    """Once the process has made its calls, or before a filter of the program, unless one of ours is in force."""
+    loop, steps = loop_over(monkeypatch), []
+    loop._late = SimpleNamespace(step=lambda task, info: steps.append(task.tid) or True)
+    task = loop.tasks[1 << 22]
+    task.image.budget, task.filtered, task.counted = budget, filtered, True
+    assert loop._make_other_first(task, table(NATIVE).by_name[name].number) == asked
+    assert (steps, task.counted, task.image.budget) == ([task.tid] * asked, not asked, budget - 1)
