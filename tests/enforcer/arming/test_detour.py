@@ -86,9 +86,9 @@ def test_it_goes_on_with_a_result_and_stops_again_if_its_process_was_stopped(
     step = (linux.PTRACE_SYSCALL, 7)
     assert patient.resumed == [step, (*step, SIGNAL), *[step] * stopped]
     del patient.resumed[:]
-    made.finish(-errno.EINVAL)
+    made.finish(-errno.EPERM)
     expected = [*patient.registers]
-    expected[native.result], expected[native.number] = (1 << 64) - errno.EINVAL, NO_CALL
+    expected[native.result], expected[native.number] = (1 << 64) - errno.EPERM, NO_CALL
     assert (patient.written[1:], patient.masks) == ([expected], [ALL_SIGNALS, 5])
     assert patient.resumed == [(linux.PTRACE_INTERRUPT, 7)] * stopped
 

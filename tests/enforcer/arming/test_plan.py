@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,7 @@ def test_what_is_installed(silent: bytes, is_quiet: bool, is_audit: bool, expect
 
 
 def test_a_phase_with_other_filters_begins_as_before() -> None:
+    assert Stage("serving", [], b"serving").facts == ("serving", frozenset(), b"serving", False, False)
     for is_entered, is_notified in ((True, False), (False, True)):
         stage = Stage("serving", [(1, 2), (1, 3)], b"serving", is_entered=is_entered, is_notified=is_notified)
         assert stage.facts == ("serving", {(1, 2), (1, 3)}, b"serving", is_entered, is_notified)
@@ -75,6 +78,8 @@ def test_who_traces_this_process(monkeypatch: pytest.MonkeyPatch, listed: dict[s
     [
         ([b"70\n", b"ok\n"], b"filter"),
         ([b"70\n", b"ok 70 71\n"], b"shield 70 71, filter"),
+        ([b"70\n", b"ok 70 71\n", b"exec"], b"shield 70 71, filter"),
+        ([b"70\n", b"ok 70 71\n", b"now"], b"shield 70 71, key, filter"),
         ([b""], "EnforceError: the helper process ended before it was ready, so the program was not run"),
         ([b"70\n", b""], "KernelError: explained: the helper process died"),
         ([b"70\n", b"okay"], "KernelError: explained: okay"),
@@ -84,6 +89,9 @@ def test_who_traces_this_process(monkeypatch: pytest.MonkeyPatch, listed: dict[s
 def test_what_the_helper_answers(monkeypatch: pytest.MonkeyPatch, answers: list[bytes], result: object) -> None:
     """The program permits its helper to trace it before it tells it to go on, and closes all pipes in any case."""
     before, done, left = os.listdir("/proc/self/fd"), [], iter(answers)
+    passing = SimpleNamespace(passing=lambda filter_, installs: b"key, " * installs + filter_)
+    plan: Any = SimpleNamespace(key=passing) if len(answers) > 2 else None
+    arm = answers[2].decode() if plan else "now"
     monkeypatch.setattr(seized.helper, "in_helper", lambda: False)
     monkeypatch.setattr(seized.kernel, "allow_tracer", done.append)
     monkeypatch.setattr(seized, "shielded", lambda filter_, pids: b"shield %d %d, " % (*pids,) + filter_)
@@ -91,7 +99,7 @@ def test_what_the_helper_answers(monkeypatch: pytest.MonkeyPatch, answers: list[
     monkeypatch.setattr(seized.os, "read", lambda descriptor, most: next(left))
     monkeypatch.setattr(seized.os, "write", lambda descriptor, data: done.append(data))
     try:
-        given: object = seized.be_seized(b"filter", None, arm="exec", stderr=2)
+        given: object = seized.be_seized(b"filter", None, arm=arm, stderr=2, plan=plan)
     except (seized.EnforceError, seized.KernelError) as error:
         given = f"{type(error).__name__}: {error}"
     monkeypatch.undo()
