@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from calls import value
 
-from callfence.tracer import kernel, linux
+from callfence.tracer import calls as module, kernel, linux
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from callfence.tracer.calls import Calls
 from callfence.tracer.kernel import event_of
+from callfence.tracer.machine import MACHINE
 from callfence.tracer.task import Task, Way
 
 ERASED, WATCHED = "erased", "watched"
@@ -216,3 +217,62 @@ def test_a_filter_of_the_program_is_noticed(
         assert tasks[7].installing == ""
     assert not any(task.exposed for task in tasks.values())
     assert [task.tid for task in tasks.values() if task.other_filter] == ([] if failed else threads)
+
+
+@pytest.mark.only_on("x86_64")  # elsewhere the register has the result as well, so nothing is restored
+@pytest.mark.parametrize(("flags", "changed"), [(0x11, False), (0x11 | linux.CLONE_UNTRACED, True)])
+def test_a_child_that_is_not_to_be_traced_is_and_does_not_notice(
+    flags: int, changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The register of the flags is changed for the call alone, in the task and in its child."""
+    done: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(kernel, "set_register", lambda *words: done.append(words))
+    calls, register = Calls({}, SimpleNamespace(), frozenset(), print), MACHINE.native.arguments[0]  # type: ignore[arg-type]
+    task, child = Task(7, 7), Task(8, 8)
+    calls.handle(task, info("clone", flags))
+    assert done == [(7, register, 0x11)] * changed
+    for _ in range(2):  # the second time there is nothing left
+        calls.announced(task, child)
+        calls.restore(child)
+    assert done[1:] == [(7, register, flags), (8, register, flags)] * changed
+
+
+@pytest.mark.parametrize(("flags", "skipped"), [(0, []), (linux.CLONE_UNTRACED, SKIPPED), (linux.CLONE_UNTRACED - 1, [])])
+def test_a_clone3_whose_child_is_not_to_be_traced_fails(
+    flags: int, skipped: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[int, ...]] = []
+    monkeypatch.setattr(kernel, "peek", lambda tid, address: {(7, 0x1000): flags}[tid, address])
+    monkeypatch.setattr(kernel, "skip_call", lambda *words: done.append(words))
+    calls = Calls({}, SimpleNamespace(), frozenset({"clone3"}), print)  # type: ignore[arg-type]
+    calls.started = True
+    calls.handle(SimpleNamespace(tid=7, executable="/bin/app", filtered=True), info("clone3", 0x1000))  # type: ignore[arg-type]
+    assert done == skipped
+
+
+@pytest.mark.parametrize(
+    ("filtered", "others", "found", "before", "after"),
+    [
+        (True, True, True, True, True),
+        (False, False, False, True, True),
+        (False, False, True, False, True),
+        (False, True, False, True, False),
+        (False, True, True, False, False),
+    ],
+)
+def test_before_the_start_a_filter_that_is_in_force_is_not_the_tracers(
+    filtered: bool, others: bool, found: bool, before: bool, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Afterwards one of ours is, and /proc tells no difference."""
+    monkeypatch.setattr(module, "has_filter", lambda tid: found)
+    calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(tid=7, filtered=filtered, other_filter=others)
+    assert calls.may_skip(task) == before
+    calls.started = True
+    assert calls.may_skip(task) == after
+
+
+def test_before_the_start_the_kernel_says_whether_there_is_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "skip_call", None)
+    calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    calls.handle(Task(7, 7), info("prctl", linux.PR_GET_SECCOMP))

@@ -343,3 +343,17 @@ def test_of_a_call_whose_first_arguments_matter_those_that_are_known_run(
     filter_ = plan_of(world, {"dup": 3})
     assert (bpf.run(filter_, Event(NATIVE.audit, dup, (0,) * 6, 0, 7)) == SECCOMP_RET_ALLOW) == runs
     assert {*world.late._executables["/bin/app"].firsts} == {dup}
+
+
+@pytest.mark.parametrize(("room", "whole"), [(0, True), (1, False)])
+def test_all_filters_of_a_task_are_not_too_long(monkeypatch: pytest.MonkeyPatch, room: int, whole: bool) -> None:
+    """What is too much stops each call: the kernel would refuse it."""
+    weight = deciding.filters.weight(plan_of(World(monkeypatch), {"getppid": 1}))
+    world = World(monkeypatch)
+    monkeypatch.setattr(deciding.filters, "MAX_WEIGHT", 3 * weight - room)
+    for number in range(3):
+        filter_ = plan_of(world, {"getppid": 1})
+        assert (filter_ == kernel.RECORD_ALL) == (number == 2 and not whole)
+        while world.task.image.plan:
+            world.late.step(world.task, bytearray())
+        world.task.image.budget, world.task.filtered = -1, False
