@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from socket import AF_INET, AF_UNIX
@@ -314,3 +315,39 @@ def test_what_a_filter_weighs() -> None:
     alone = {load: 1, both: 2, one: 1, large: 2, answer: 2}
     for instructions, expected in ((), 0), (tuple(alone), 8), *(((each,), extra) for each, extra in alone.items()):
         assert weight(b"".join(struct.pack("=HBBI", *each) for each in instructions)) == 7 + expected
+
+
+FAST_OPEN, TCP, UDP = 0x20000000, 6, 17  # linux/socket.h: MSG_FASTOPEN; linux/in.h
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "opens", "writes"),
+    [
+        ("getppid", (), 0, 0),
+        *((name, (), None, None) for name in ("clone3", "openat2", "io_uring_setup", "ptrace", "seccomp")),
+        *((f"sched_{name}", (), None, None) for name in ("getaffinity", "setaffinity", "setattr")),
+        ("sendto", (3, 0, 0, FAST_OPEN), None, None),
+        ("sendto", (FAST_OPEN, FAST_OPEN, FAST_OPEN, 0), 0, 0),
+        ("sendmsg", (3, 0, FAST_OPEN), None, None),
+        ("sendmsg", (FAST_OPEN, FAST_OPEN, 0, FAST_OPEN), 0, 0),
+        ("sendmmsg", (3, 0, 1, FAST_OPEN), None, None),
+        ("sendmmsg", (3, FAST_OPEN, FAST_OPEN, 0), 0, 0),
+        ("socket", (AF_INET, 1, TCP), 0, 0),
+        ("socket", (AF_INET, 1, IPPROTO_MPTCP | 1 << 32), None, None),
+        ("socket", (AF_SMC | 1 << 32, 1, UDP), None, None),
+        ("prctl", (21,), None, None),
+        ("prctl", (22 | 1 << 32,), None, None),
+        ("prctl", (38,), 0, 0),
+        ("openat", (0, 0, 0), 1, 0),
+        ("openat", (0, 0, 2), 1, 0),
+        ("openat", (0, 0, 1), 0, 0),
+        ("openat", (1, 1, 0, 1), 1, 0),
+        *((name, (), 0, 1) for name in ("write", "writev", "pwritev2", "sendfile", "splice")),
+    ],
+)
+def test_which_calls_may_run(name: str, arguments: tuple[int, ...], opens: int | None, writes: int | None) -> None:
+    """`opens`, `writes`: whether that is needed for it; None: it may never."""
+    of_call = key(table(NATIVE).by_name[name].number, *((WIDE, each) for each in arguments))
+    for given in itertools.product((False, True), repeat=2):
+        expected = opens is not None and writes is not None and given[0] >= opens and given[1] >= writes
+        assert may_allow(of_call, opens=given[0], writes=given[1]) == expected
