@@ -276,3 +276,53 @@ def test_before_the_start_the_kernel_says_whether_there_is_a_filter(monkeypatch:
     monkeypatch.setattr(kernel, "skip_call", None)
     calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
     calls.handle(Task(7, 7), info("prctl", linux.PR_GET_SECCOMP))
+
+
+@pytest.mark.parametrize(
+    ("arch", "always", "stops"), [(NATIVE, True, [READ]), (NATIVE, False, []), (COMPAT, True, []), (COMPAT, False, [])]
+)
+def test_which_calls_stop_each_time(arch: Arch, always: bool, stops: list[int]) -> None:
+    """Of native ones those whose handler needs it, unless it says otherwise; filters let no other ones run."""
+    calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    assert calls.always == set()
+    calls.also(arch.audit, READ, lambda task, event: None, **({} if always else {"always": False}))
+    assert [*calls.always] == stops
+    calls.also_named("write", lambda task, event: None, always=always)
+    assert calls.always == {*stops, *[table(NATIVE).by_name["write"].number] * always}
+    calls.also_named("read", lambda task, event: None)
+    assert READ in calls.always
+
+
+def test_a_thread_that_runs_is_interrupted_to_be_watched_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, tasks, _ = watching()
+    interrupted: list[int] = []
+    monkeypatch.setattr(kernel, "interrupt", interrupted.append)
+    for tid in (7, 9):
+        tasks[tid].covered = True
+    tasks[11] = Task(11, 7)
+    tasks[11].covered = False
+    assert [tasks[tid].way for tid in (7, 9, 11)] == [Way.RUN, Way.RUN, Way.CALLS]
+    calls.watch(tasks[7], event_of(info("connect"), 7), 3, whole=True)
+    assert interrupted == [9], "the first is at its call, and the last stops anyway"
+    assert [task.watched for task in tasks.values()] == [3, 3, 0, 3]
+    calls.watch(tasks[7], event_of(info("connect"), 7), 2, whole=True)
+    assert (interrupted, tasks[9].watched) == ([9], 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "says"), [("openat2", 3, FAILED.format("openat2")), ("open", 0, ""), ("openat", 1, "")]
+)
+def test_calls_of_32_bits_are_known_by_their_own_numbers(
+    name: str, index: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    disabled: list[str] = []
+    monkeypatch.setattr(kernel, "skip_call", lambda *words: None)
+    monkeypatch.setattr(kernel, "read_path", lambda tid, address: {0x1000: b"/proc/self/status"}[address])
+    processor: Any = SimpleNamespace(in_use=True, disable=lambda: disabled.append(name))
+    arguments = [0] * 6
+    arguments[index] = 0x1000
+    packed = struct.pack("<4xIQ8xQ6Q", COMPAT.audit, 0, table(COMPAT).by_name[name].number, *arguments)
+    task: Any = SimpleNamespace(tid=7, executable="/bin/app", filtered=True, other_filter=False)
+    Calls({}, processor, frozenset(), said.append).handle(task, bytearray(packed))
+    assert (said, disabled) == ([says] if says else [], [] if says else [name])

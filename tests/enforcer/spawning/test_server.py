@@ -395,3 +395,26 @@ def test_why_a_program_is_not_run(monkeypatch, error, answer):
             serving.Spawner(None, None, None, None)._take(ours)
         expected = protocol.answer(answer[0], answer[1].encode()) if answer else b""
         assert (client.recv(4096), released, ended) == (expected, [7] * bool(answer), [0])
+
+
+SPINS = """
+import os, sys
+from types import SimpleNamespace
+from callfence.enforcer.spawning import listening
+listening._DELAY = 60
+def begin():
+    os.write(1, b"x")
+    os._exit(0)
+reader, writer = os.pipe()
+listening.serve(SimpleNamespace(socket=os.fdopen(reader, "rb")), begin)
+"""
+
+
+def test_processes_that_end_before_they_have_a_client_are_not_started_without_a_pause():
+    with subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.read(1) == b"x"
+            time.sleep(0.1)
+        finally:
+            process.kill()
+        assert process.stdout.read() == b""
