@@ -168,6 +168,4 @@ def _covering(before: Entry | None, after: Entry) -> Entry:
         return before if before.otherwise else after
     if (before.action, before.otherwise) != (after.action, after.otherwise):
         raise ValueError("a phase and the one before deny a call in different ways")
-    if before.expression == Always(True):
-        return before
     return replace(before, expression=Or((before.expression, after.expression)))

@@ -329,9 +329,9 @@ class Targets:
         self.led.pop(inode, None)
         if target.led:
             for kept, key in ((self.led, inode), (self._led_from, socket.local_port())):
+                kept.pop(key, None)
                 if len(kept) >= _MOST:
                     del kept[next(iter(kept))]
-                kept.pop(key, None)
                 kept[key] = target.led
 
     def _unheard(self, port: int) -> None:

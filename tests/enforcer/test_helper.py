@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from callfence.enforcer.duty import Duty
 from callfence.tracer.abi import NATIVE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -420,3 +423,29 @@ def test_a_process_is_killed_though_nothing_can_be_waited_for(place):
     done = place.enforce(place.calls(), "getppid")
     assert (done.returncode, done.stdout) == (-9, "")
     assert "denied getppid(): the process is killed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "events", "expected"),
+    [
+        (5, select.POLLIN, ["without 5", "ended"]),  # else its end would be handled again and again
+        (6, select.POLLIN, ["hub"]),
+        (7, select.POLLIN, ["records"]),
+        (8, select.POLLIN, ["a call of serving", "watch"]),
+        (8, select.POLLIN | select.POLLHUP, ["a call of serving", "watch"]),
+        (8, select.POLLHUP, ["without 8", "close 8"]),
+    ],
+)
+def test_what_the_helper_does_when_something_happens(monkeypatch, descriptor, events, expected):
+    done = []
+    monkeypatch.setattr(os, "close", lambda number: done.append(f"close {number}"))
+    answers = SimpleNamespace(
+        program_ended=lambda: done.append("ended"), go_on=lambda: done.append("hub"),
+        read_records=lambda: done.append("records"), next=lambda listener, phase: done.append(f"a call of {phase}"),
+    )  # fmt: skip
+    made = SimpleNamespace(
+        program=5, _hub=6, _records=7, _listeners={8: "serving"}, _answers=answers, _watch_hub=lambda: done.append("watch"),
+        _descriptors=SimpleNamespace(remove=lambda number: done.append(f"without {number}")),
+    )  # fmt: skip
+    Duty._happened(made, descriptor, events)
+    assert (done, made._listeners) == (expected, {} if "close 8" in expected else {8: "serving"})

@@ -140,3 +140,5 @@ def test_x32_calls_that_nsjail_lets_run_are_reported() -> None:
     for default, direction in (("allow", Direction.WIDER), ("errno EPERM", Direction.OTHER), ("kill", None)):
         losses = formats.exporter("kafel")(parse(f"default {default}\n").policy, OPTIONS).losses
         assert [loss.direction for loss in losses if "x32" in loss.what] == ([direction] if direction else [])
+    arm = formats.exporter("kafel")(parse("arch aarch64\ndefault allow\n").policy, replace(OPTIONS, arch=Arch.AARCH64))
+    assert not any("x32" in loss.what for loss in arm.losses)

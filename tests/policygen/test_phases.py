@@ -82,6 +82,7 @@ def test_text_is_canonical() -> None:
         ("read: fd == 1 else errno EPERM", "read: fd == 2 else errno EPERM", "read: fd == 1 || fd == 2 else errno EPERM"),
         ("read: fd == 1 else errno EPERM", "read: fd == 1 else errno EACCES", None),
         ("read: log if fd == 1", "read: fd == 1", None),
+        ("read: log if fd == 1", "read: allow", "read: allow"),
     ],
 )
 def test_the_entries_before_a_phase_allow_what_it_allows(before: str, after: str, normalised: str | None) -> None:

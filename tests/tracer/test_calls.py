@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from calls import value
 
-from callfence.tracer import kernel, linux
+from callfence.tracer import calls as module, kernel, linux
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from callfence.tracer.calls import Calls
 from callfence.tracer.kernel import event_of
+from callfence.tracer.machine import MACHINE
 from callfence.tracer.task import Task, Way
 
 ERASED, WATCHED = "erased", "watched"
@@ -216,3 +217,112 @@ def test_a_filter_of_the_program_is_noticed(
         assert tasks[7].installing == ""
     assert not any(task.exposed for task in tasks.values())
     assert [task.tid for task in tasks.values() if task.other_filter] == ([] if failed else threads)
+
+
+@pytest.mark.only_on("x86_64")  # elsewhere the register has the result as well, so nothing is restored
+@pytest.mark.parametrize(("flags", "changed"), [(0x11, False), (0x11 | linux.CLONE_UNTRACED, True)])
+def test_a_child_that_is_not_to_be_traced_is_and_does_not_notice(
+    flags: int, changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The register of the flags is changed for the call alone, in the task and in its child."""
+    done: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(kernel, "set_register", lambda *words: done.append(words))
+    calls, register = Calls({}, SimpleNamespace(), frozenset(), print), MACHINE.native.arguments[0]  # type: ignore[arg-type]
+    task, child = Task(7, 7), Task(8, 8)
+    calls.handle(task, info("clone", flags))
+    assert done == [(7, register, 0x11)] * changed
+    for _ in range(2):  # the second time there is nothing left
+        calls.announced(task, child)
+        calls.restore(child)
+    assert done[1:] == [(7, register, flags), (8, register, flags)] * changed
+
+
+@pytest.mark.parametrize(("flags", "skipped"), [(0, []), (linux.CLONE_UNTRACED, SKIPPED), (linux.CLONE_UNTRACED - 1, [])])
+def test_a_clone3_whose_child_is_not_to_be_traced_fails(
+    flags: int, skipped: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[int, ...]] = []
+    monkeypatch.setattr(kernel, "peek", lambda tid, address: {(7, 0x1000): flags}[tid, address])
+    monkeypatch.setattr(kernel, "skip_call", lambda *words: done.append(words))
+    calls = Calls({}, SimpleNamespace(), frozenset({"clone3"}), print)  # type: ignore[arg-type]
+    calls.started = True
+    calls.handle(SimpleNamespace(tid=7, executable="/bin/app", filtered=True), info("clone3", 0x1000))  # type: ignore[arg-type]
+    assert done == skipped
+
+
+@pytest.mark.parametrize(
+    ("filtered", "others", "found", "before", "after"),
+    [
+        (True, True, True, True, True),
+        (False, False, False, True, True),
+        (False, False, True, False, True),
+        (False, True, False, True, False),
+        (False, True, True, False, False),
+    ],
+)
+def test_before_the_start_a_filter_that_is_in_force_is_not_the_tracers(
+    filtered: bool, others: bool, found: bool, before: bool, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Afterwards one of ours is, and /proc tells no difference."""
+    monkeypatch.setattr(module, "has_filter", lambda tid: found)
+    calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(tid=7, filtered=filtered, other_filter=others)
+    assert calls.may_skip(task) == before
+    calls.started = True
+    assert calls.may_skip(task) == after
+
+
+def test_before_the_start_the_kernel_says_whether_there_is_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "skip_call", None)
+    calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    calls.handle(Task(7, 7), info("prctl", linux.PR_GET_SECCOMP))
+
+
+@pytest.mark.parametrize(
+    ("arch", "always", "stops"), [(NATIVE, True, [READ]), (NATIVE, False, []), (COMPAT, True, []), (COMPAT, False, [])]
+)
+def test_which_calls_stop_each_time(arch: Arch, always: bool, stops: list[int]) -> None:
+    """Of native ones those whose handler needs it, unless it says otherwise; filters let no other ones run."""
+    calls = Calls({}, SimpleNamespace(), frozenset(), print)  # type: ignore[arg-type]
+    assert calls.always == set()
+    calls.also(arch.audit, READ, lambda task, event: None, **({} if always else {"always": False}))
+    assert [*calls.always] == stops
+    calls.also_named("write", lambda task, event: None, always=always)
+    assert calls.always == {*stops, *[table(NATIVE).by_name["write"].number] * always}
+    calls.also_named("read", lambda task, event: None)
+    assert READ in calls.always
+
+
+def test_a_thread_that_runs_is_interrupted_to_be_watched_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, tasks, _ = watching()
+    interrupted: list[int] = []
+    monkeypatch.setattr(kernel, "interrupt", interrupted.append)
+    for tid in (7, 9):
+        tasks[tid].covered = True
+    tasks[11] = Task(11, 7)
+    tasks[11].covered = False
+    assert [tasks[tid].way for tid in (7, 9, 11)] == [Way.RUN, Way.RUN, Way.CALLS]
+    calls.watch(tasks[7], event_of(info("connect"), 7), 3, whole=True)
+    assert interrupted == [9], "the first is at its call, and the last stops anyway"
+    assert [task.watched for task in tasks.values()] == [3, 3, 0, 3]
+    calls.watch(tasks[7], event_of(info("connect"), 7), 2, whole=True)
+    assert (interrupted, tasks[9].watched) == ([9], 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "says"), [("openat2", 3, FAILED.format("openat2")), ("open", 0, ""), ("openat", 1, "")]
+)
+def test_calls_of_32_bits_are_known_by_their_own_numbers(
+    name: str, index: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    disabled: list[str] = []
+    monkeypatch.setattr(kernel, "skip_call", lambda *words: None)
+    monkeypatch.setattr(kernel, "read_path", lambda tid, address: {0x1000: b"/proc/self/status"}[address])
+    processor: Any = SimpleNamespace(in_use=True, disable=lambda: disabled.append(name))
+    arguments = [0] * 6
+    arguments[index] = 0x1000
+    packed = struct.pack("<4xIQ8xQ6Q", COMPAT.audit, 0, table(COMPAT).by_name[name].number, *arguments)
+    task: Any = SimpleNamespace(tid=7, executable="/bin/app", filtered=True, other_filter=False)
+    Calls({}, processor, frozenset(), said.append).handle(task, bytearray(packed))
+    assert (said, disabled) == ([says] if says else [], [] if says else [name])

@@ -114,3 +114,38 @@ def test_privilege_lost(mode: int, uid: int, gid: int, lost: str, tmp_path: Path
     assert privilege_lost(file, owner.st_uid + uid, owner.st_gid + gid) == lost
     file.unlink()
     assert privilege_lost(file, owner.st_uid + uid, owner.st_gid + gid) == ""
+
+
+@pytest.mark.parametrize(
+    ("register", "number"),
+    [(0, 0), (7, 7), (0x7FFFFFFF, 0x7FFFFFFF), (0x80000000, -0x80000000), (0xFFFFFFFF, -1), (1 << 32, 0), (~99, -100)],
+)
+def test_a_register_as_an_int(register: int, number: int) -> None:
+    assert linux.int_in(register) == number
+
+
+@pytest.mark.parametrize("word", [-1, -2, 0, 1 << 62])
+@pytest.mark.parametrize("error", [0, 3])
+def test_a_word_of_ones_is_no_error(monkeypatch: pytest.MonkeyPatch, word: int, error: int) -> None:
+    def requested(*words: object) -> int:
+        assert words == (1, 7, 0x1000, None)
+        linux.set_errno(error)
+        return word
+
+    monkeypatch.setattr(linux.functions, "ptrace", requested)
+    linux.set_errno(5)
+    if error and word == -1:
+        with pytest.raises(ProcessLookupError):
+            linux.peeked(1, 7, 0x1000)
+    else:
+        assert linux.peeked(1, 7, 0x1000) == word % (1 << 64)
+
+
+def test_constants_that_are_newer_than_many_headers() -> None:
+    """linux/landlock.h and linux/seccomp.h of Linux 6.18."""
+    newer = {
+        "LANDLOCK_ACCESS_FS_REFER": 1 << 13, "LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON": 1 << 1, "LANDLOCK_RULE_NET_PORT": 2,
+        "LANDLOCK_RULE_PATH_BENEATH": 1, "LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET": 1 << 0, "LANDLOCK_SCOPE_SIGNAL": 1 << 1,
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
+    }  # fmt: skip
+    assert {name: getattr(linux, name) for name in newer} == newer

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from fault import Recorder
 
-from callfence.tracer import kernel
+from callfence.tracer import kernel, loop as module
+from callfence.tracer.abi import NATIVE, table
 from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_STOP
-from callfence.tracer.loop import BATCH, Initial, Loop
+from callfence.tracer.loop import BATCH, Initial, Loop, Settings
 from callfence.tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 from callfence.tracer.task import Way
 
@@ -98,3 +100,77 @@ def test_who_sends_the_initial_process_a_signal_is_remembered(monkeypatch, tid, 
     loop.run()
     assert {number: sender for number, (sender, _) in loop.initial.delivered.items()} == delivered
     assert resumed == [(tid, signum)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "name", "filtered", "asked"),
+    [
+        (2, "getppid", False, False),
+        (1, "getppid", False, False),
+        (0, "getppid", False, True),
+        (0, "getppid", True, True),
+        (2, "prctl", False, True),
+        (2, "seccomp", False, True),
+        (2, "prctl", True, False),
+    ],
+)
+def test_before_which_calls_a_late_filter_may_come(monkeypatch, budget, name, filtered, asked):
+    """Once the process has made its calls, or before a filter of the program, unless one of ours is in force."""
+    loop, steps = loop_over(monkeypatch), []
+    loop._late = SimpleNamespace(step=lambda task, info: steps.append(task.tid) or True)
+    task = loop.tasks[1 << 22]
+    task.image.budget, task.filtered, task.counted = budget, filtered, True
+    assert loop._make_other_first(task, table(NATIVE).by_name[name].number) == asked
+    assert (steps, task.counted, task.image.budget) == ([task.tid] * asked, not asked, budget - 1)
+
+
+@pytest.mark.parametrize(
+    ("from_entry", "tid", "recorded", "entries"),
+    [
+        (False, 1 << 22, True, {}),
+        (True, 1 << 22, False, {1 << 22: "breakpoint"}),
+        (False, (1 << 22) + 1, False, {}),
+        (True, (1 << 22) + 1, False, {}),
+    ],
+)
+def test_what_is_recorded_from_its_execve_on(monkeypatch, from_entry, tid, recorded, entries):
+    """Of the initial process all, or what comes after its entry point; of others what their creators' state says."""
+    loop = Loop(Recorder(), Settings(from_entry=from_entry))
+    loop.initial = Initial(1 << 22, started=False)
+    task = loop.family.add(tid, tid)
+    task.recorded = False
+    monkeypatch.setattr(kernel, "event_message", lambda tid: tid)
+    monkeypatch.setattr(module, "EntryPoint", lambda tid: "breakpoint")
+    monkeypatch.setattr(module, "privilege_lost", lambda tid: "")
+    loop._executed(task)
+    assert (task.recorded, loop._entries, loop.initial.started) == (recorded, entries, tid == 1 << 22)
+
+
+def test_a_task_that_could_not_be_resumed_is_tried_again_while_others_are_waited_for(monkeypatch):
+    loop = loop_over(monkeypatch, (0, 0), (0, 0), (11, 0))
+    results, tried, slept = iter([False, True]), [], []
+    monkeypatch.setattr(kernel, "resume", lambda way, tid, signum: tried.append((way, tid, signum)) or next(results))
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    loop._resume(1 << 22, Way.CALLS, 10)
+    loop._unresumed[7] = Way.RUN, 0  # of a task that has ended
+    assert loop._next() == (11, 0)
+    assert (tried, loop._unresumed, slept) == ([(Way.CALLS, 1 << 22, 10)] * 2, {}, [0.0001, 0.0002])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "strangers", "taken"), [(True, [], (0, 0)), (True, [3], (0, 0)), (False, [3], None), (False, [], (0, 0))]
+)
+def test_where_nothing_stops_in_time_early_tasks_are_adopted(monkeypatch, tasks, strangers, taken):
+    """And where no task is left, only children that were there before, it is the end."""
+    loop, adopted = loop_over(monkeypatch, *[(0, 0)] * 9), []
+    if not tasks:
+        loop.tasks.clear()
+    loop._strangers = strangers
+    loop.family.early[9] = 19
+    clock = iter(range(100))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock) * module.TIMEOUT)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(loop.family, "adopt", lambda: [(SimpleNamespace(tid=9), 19)])
+    monkeypatch.setattr(loop, "_go_on", lambda task, signum: adopted.append((task.tid, signum)))
+    assert loop._next() == taken
+    assert adopted == [(9, 19)]

@@ -94,19 +94,58 @@ STEPS: list[tuple[str, Row | None]] = [
 """Directives of the assembler, and what holds at the instruction after them."""
 
 
-@pytest.mark.only_on("x86_64")
-def test_each_instruction_of_tables_is_followed(compile_c: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory, compile_c: Callable[..., Path]) -> tuple[bytearray, list[int]]:
+    """A library of these steps, as it is mapped, and the place of each step."""
     lines = [f"{directives}\np{number}: .globl p{number}; nop" for number, (directives, _) in enumerate(STEPS)]
-    source = tmp_path / "steps.s"
+    source = tmp_path_factory.mktemp("steps") / "steps.s"
     source.write_text("\n".join([".cfi_startproc", *lines, ".cfi_endproc", '.section .note.GNU-stack,"",@progbits', ""]))
     library = compile_c(source, "-shared")
     code = ctypes.CDLL(str(library))
     mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(library) in line]
-    read = reading(image(mapped))
-    of_library = Tables(read)
-    for number, (directives, row) in enumerate(STEPS):
-        place = (ctypes.cast(code[f"p{number}"], ctypes.c_void_p).value or 0) - span(mapped[0])[0]
-        assert of_library.row(place, read) == row, directives
+    addresses = [ctypes.cast(code[f"p{number}"], ctypes.c_void_p).value or 0 for number in range(len(STEPS))]
+    return image(mapped), [address - span(mapped[0])[0] for address in addresses]
+
+
+@pytest.mark.only_on("x86_64")
+def test_each_instruction_of_tables_is_followed(steps: tuple[bytearray, list[int]]) -> None:
+    data, places = steps
+    of_library = Tables(reading(data))
+    for place, (directives, row) in zip(places, STEPS, strict=True):
+        assert of_library.row(place, reading(data)) == row, directives
+
+
+COMMON = {
+    4: 1,  # this is no CIE
+    8: 3,  # its version
+    9: ord("x"),  # its augmentation, "zR"
+    10: ord("S"),  # of a signal handler's frame
+    13: 0x7C,  # the factor of offsets, -4
+    14: 15,  # the column of the return address
+    16: 0x1C,  # how places are encoded
+}
+"""What is wrong with a Common Information Entry whose byte at an index is this one."""
+
+
+@pytest.mark.only_on("x86_64")
+def test_entries_of_another_kind_are_not_decoded(steps: tuple[bytearray, list[int]]) -> None:
+    data, places = steps
+    at = data.index(struct.pack("<IB", 0, 1) + b"zR\0\x01\x78\x10\x01\x1b") - 4
+    assert Tables(reading(data)).row(places[0], reading(data)) == STEPS[0][1]
+    for index, byte in COMMON.items():
+        changed = bytearray(data)
+        changed[at + index] = byte
+        assert Tables(reading(changed)).row(places[0], reading(changed)) is None, index
+
+
+@pytest.mark.only_on("x86_64")
+def test_a_page_that_could_not_be_read_is_read_again(steps: tuple[bytearray, list[int]]) -> None:
+    """The task was dying, and another one has the same library."""
+    data, places = steps
+    of_library, whole = Tables(reading(data)), reading(data)
+    of_library._pages.clear()
+    assert of_library.row(places[0], lambda at, size: b"") is None
+    assert [of_library.row(place, whole) for place in places[1:]] == [row for _, row in STEPS[1:]]
 
 
 @needs_glibc

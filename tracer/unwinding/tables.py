@@ -97,9 +97,10 @@ class Tables:
             if page is None:
                 if len(self._pages) >= _MAX_PAGES:
                     self._pages.clear()
-                page = self._pages[start] = self._read(start, _PAGE)
+                page = self._read(start, _PAGE)
                 if len(page) < _PAGE:
                     raise ValueError
+                self._pages[start] = page
             content += page[place - start : end - start]
             place = start + _PAGE
         return content

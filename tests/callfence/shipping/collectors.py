@@ -46,7 +46,8 @@ class Receiver:
         """The start times of the sums."""
         self.status = 200
         self.refused = ""
-        """A word: a request with a record that has it is answered with 400."""
+        """A word: a request with a record that has it is answered with `refusal`."""
+        self.refusal = 400
         self.rejected = 0
         """How many records the next answer says to be rejected."""
         self.requests = 0
@@ -87,7 +88,7 @@ class Receiver:
             return 200, ExportMetricsServiceResponse().SerializeToString()
         assert path == "/v1/logs"
         if self.refused and self.refused.encode() in data:
-            return 400, b"a record is not to my taste"
+            return self.refusal, b"a record is not to my taste"
         for resource in ExportLogsServiceRequest.FromString(data).resource_logs:
             for scope in resource.scope_logs:
                 self.logs += [Log(record, resource.resource) for record in scope.log_records]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -141,6 +142,15 @@ def test_records_that_are_refused_are_dropped_one_by_one(place: Place, receiver:
     assert "400 Bad Request a record is not to my taste" in done.stderr
     assert len(receiver.logs) == 98
     assert receiver.total("callfence.ship_dropped") == 2
+
+
+@pytest.mark.parametrize(("status", "dropped"), [(401, 0), (413, 1), (414, 0), (422, 1)])
+def test_only_what_is_about_the_records_drops_one(receiver: Receiver, status: int, dropped: int) -> None:
+    receiver.refused, receiver.refusal = "poison", status
+    records = [parsed(line("message", number, message=word), "log:1") for number, word in ((1, "fine"), (2, "poison"))]
+    with nullcontext() if dropped else pytest.raises(UndeliveredError, match=str(status)):
+        assert Collector(receiver.url).deliver(records) == dropped
+    assert len(receiver.logs) == dropped
 
 
 def test_a_partial_success_is_counted(place: Place, receiver: Receiver) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from callfence.enforcer.arming import inject
+from callfence.enforcer.arming import confining, inject
 from callfence.enforcer.arming.inject import Key, install
+from callfence.enforcer.errors import ArmError
 from callfence.tracer import linux
 from callfence.tracer.errors import KernelError
 from callfence.tracer.machine import MACHINE
-from callfence.tracer.stops import GROUP, SIGNAL, TRAP, Stop
+from callfence.tracer.stops import CALL, GROUP, SIGNAL, TRAP, Stop
 
 PROGRAM = bytes(range(24))
 NEW = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -158,3 +160,16 @@ def test_memory_is_the_same_by_words_as_by_the_file() -> None:
     """Where the file cannot be opened: it is another user's, or Landlock denies it."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, timeout=30, check=False, text=True)
     assert (done.stdout, done.stderr) == ("the same\n", "")
+
+
+@pytest.mark.parametrize("kind", [SIGNAL, GROUP, TRAP, CALL])
+def test_a_process_that_does_not_leave_its_call_is_not_taken_for_one_that_has(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    resumed: list[tuple[int, int]] = []
+    monkeypatch.setattr(inject, "resume", lambda way, pid: resumed.append((way, pid)))
+    monkeypatch.setattr(inject, "wait", lambda pid: Stop(kind))
+    reason = rf"it stopped \({kind}\) instead of leaving its call"
+    with nullcontext() if kind == CALL else pytest.raises(ArmError, match=reason):
+        confining._leave_call(7)
+    assert resumed == [(linux.PTRACE_SYSCALL, 7)]

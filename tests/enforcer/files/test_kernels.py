@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,13 @@ EVERY_CALL = "default allow\nscope none\n"
 def feature(name):
     (found,) = (row for row in kernels.FEATURES if row.name.startswith(name))
     return found
+
+
+@pytest.mark.parametrize(("text", "version"), [("6.18.3-arch1", (6, 18)), ("7.0", (7, 0)), ("unknown", (0, 0))])
+def test_the_version_of_a_kernel(monkeypatch, text, version):
+    """One that is not written as usual has nothing."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=text))
+    assert kernels.release() == version
 
 
 @pytest.mark.parametrize(

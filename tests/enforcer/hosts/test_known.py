@@ -18,7 +18,7 @@ from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer
 from callfence.enforcer.hosts.names.files import LOOPBACK
 from callfence.enforcer.hosts.names.resolver import NEW
 from callfence.enforcer.hosts.rules import Rules
-from callfence.enforcer.hosts.targets import DeniedError, Targets
+from callfence.enforcer.hosts.targets import DeniedError, Led, Target, Targets
 from callfence.enforcer.hub import Hub
 from callfence.enforcer.pending import Pending
 from callfence.enforcing import files
@@ -151,6 +151,20 @@ def test_more_name_servers_permit_no_more_names_below_a_wildcard() -> None:
         judge = targets._resolvers[server]._judge
         codes = {judge.refusal(Question(0, f"x{number}.{server.hex()}.example", A, 0), 0) for number in range(NEW)}
         assert codes == {NOERROR if server.endswith(b"\1") else REFUSED}
+
+
+def test_of_the_sockets_that_are_led_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is led again is among the last, and takes the place of no other."""
+    monkeypatch.setattr("callfence.enforcer.hosts.targets._MOST", 3)
+    hosts: Any = SimpleNamespace(names=known.Names(()), policies=[], is_audit=False)
+    targets = Targets(hosts, Making(Pending(Hub())), lambda *_: False, asks=False)
+    remembered = []
+    for number in (1, 2, 1, 3, 3, 4):
+        socket: Any = SimpleNamespace(inode=number, local_port=lambda number=number: 100 * number)
+        targets.note(socket, Target(b"address", led=Led(b"server", frozenset(), None)))  # type: ignore[arg-type]
+        remembered.append([[*targets.led], [*targets._led_from]])
+    assert [led for led, _ in remembered] == [[1], [1, 2], [2, 1], [2, 1, 3], [2, 1, 3], [1, 3, 4]]
+    assert all(ports == [100 * inode for inode in led] for led, ports in remembered)
 
 
 def test_a_report_has_few_names_of_an_address() -> None:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from callfence.enforcer.hosts import sending
+from callfence.enforcer.hosts import sending, sockets
 from callfence.enforcer.hosts.making import Making, write
 from callfence.enforcer.hosts.sockets import Socket
 from callfence.enforcer.hub import Hub
@@ -105,3 +105,23 @@ def test_a_message_that_has_to_stay_whole_is_not_cut(kind: int) -> None:
     with pytest.raises(OSError, match="message") as raised:
         sending._length(Socket(-1, socket.AF_UNIX, kind, 0), (1 << 20) + 1)
     assert raised.value.errno == errno.EMSGSIZE
+
+
+@pytest.mark.parametrize(
+    ("domain", "kind", "at_once"),
+    [
+        (socket.AF_INET, socket.SOCK_STREAM, True),
+        (socket.AF_INET6, socket.SOCK_STREAM, True),
+        (socket.AF_INET, socket.SOCK_DGRAM, False),
+        (socket.AF_UNIX, socket.SOCK_STREAM, False),
+        (socket.AF_UNIX, socket.SOCK_DGRAM, False),
+    ],
+)
+def test_only_copies_of_connections_take_an_alarm_to_be_closed(
+    monkeypatch: pytest.MonkeyPatch, domain: int, kind: int, at_once: bool
+) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(sockets, "close_at_once", closed.append)
+    monkeypatch.setattr(os, "close", lambda copy: closed.append(-copy))
+    sockets.Socket(9, domain, kind, 0).close()
+    assert closed == [9 if at_once else -9]

@@ -386,3 +386,23 @@ def test_by_a_pidfd_only_those_below_are_signalled_whom_the_caller_may(monkeypat
 def test_an_ancestor_is_looked_for_among_a_hundred(monkeypatch):
     monkeypatch.setattr(instead, "kin_of", lambda pid: (0, pid - 1))
     assert (instead._is_below(200, 100), instead._is_below(200, 99), instead._is_below(50, 200)) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("caller", "powers", "target", "may"),
+    [
+        ("1 1 1 1", "0", "1 1 1 1", True),
+        ("1 2 3 4", "0", "1 9 9 9", True),
+        ("1 2 3 4", "0", "2 9 9 9", True),
+        ("1 2 3 4", "0", "9 9 1 9", True),
+        ("1 2 3 4", "0", "9 9 2 9", True),
+        ("1 2 3 4", "0", "9 1 9 2", False),
+        ("1 2 3 4", "0", "3 4 3 4", False),
+        ("1 2 3 4", "20", "9 9 9 9", True),
+        ("1 2 3 4", "1fffdf", "9 9 9 9", False),
+        ("1 2 3 4", "0", "", False),
+    ],
+)
+def test_who_may_signal_whom(caller, powers, target, may):
+    """The real or effective user is the other's real or saved one, or there is CAP_KILL."""
+    assert instead._may_signal({"Uid": caller, "CapEff": powers}, {"Uid": target} if target else {}) == may

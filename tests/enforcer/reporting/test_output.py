@@ -14,7 +14,7 @@ import pytest
 
 from callfence.enforcer import alarms
 from callfence.enforcer.reporting import output
-from callfence.enforcer.reporting.destination import DATAGRAMS, JOURNAL, TEXT, Destination, has_room
+from callfence.enforcer.reporting.destination import DATAGRAMS, JOURNAL, LINES, TEXT, Destination, has_room
 from callfence.enforcer.reporting.output import Output
 
 REPORT = b"enforce: denied\n"
@@ -169,3 +169,14 @@ def test_what_is_taken_back_is_at_the_end_of_the_file(tmp_path, is_last):
     assert (tmp_path / "log").read_text() == ("one\n" if is_last else "one\ntwother\n")
     os.close(log)
     assert not output._taken_back(log, 2)
+
+
+@pytest.mark.parametrize(
+    ("form", "opened", "left"), [(TEXT, True, -1), (TEXT, False, -1), (LINES, True, 9), (JOURNAL, True, 9)]
+)
+def test_after_the_end_of_the_program_a_log_stays_open(monkeypatch, form, opened, left):
+    closed = []
+    monkeypatch.setattr(os, "close", closed.append)
+    destination = Destination(9 if opened else -1, form)
+    destination.give_back()
+    assert (destination.descriptor, closed) == (left, [9] * (opened and form == TEXT))

@@ -14,7 +14,7 @@ from callfence.enforcer.reporting import report
 from callfence.enforcer.reporting.destination import LINES, TEXT, Destination
 from callfence.enforcer.reporting.events import Log
 from callfence.enforcer.reporting.output import Output
-from callfence.enforcer.reporting.settings import Reporting
+from callfence.enforcer.reporting.settings import Reporting, is_coloured
 from callfence.enforcer.reporting.violation import REFUSED, Violation
 from callfence.policygen.evidence.facts import Union
 from callfence.policygen.model import KILL, Action, ActionKind
@@ -132,3 +132,28 @@ def test_a_program_that_varies_what_it_asks_for_makes_no_long_note():
         _, note = map(json.loads, lines)
     assert note["message"].count(" with EINVAL") == 33
     assert f"prctl ({NATIVE}) with EINVAL (968 times)" in note["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "coloured"),
+    [
+        ("terminal", {"TERM": "xterm"}, True),
+        ("terminal", {"TERM": "xterm", "NO_COLOR": ""}, True),
+        ("terminal", {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ("terminal", {"TERM": "dumb"}, False),
+        ("terminal", {}, False),
+        ("pipe", {"TERM": "xterm"}, False),
+        ("none", {"TERM": "xterm"}, False),
+    ],
+)
+def test_where_colours_are_shown(monkeypatch: pytest.MonkeyPatch, kind: str, variables: dict[str, str], coloured: bool) -> None:
+    for name in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    opened = os.openpty() if kind == "terminal" else os.pipe()
+    try:
+        assert is_coloured(-1 if kind == "none" else opened[1]) == coloured
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from calls import allowing_all
 
-from callfence.enforcer.spawning import protocol
+from callfence.enforcer.errors import EnforceError, GoneError
+from callfence.enforcer.spawning import protocol, serving
 from callfence.tracer import machine
+from callfence.tracer.errors import UserError
 
 DENIES = allowing_all().replace("\nuname: allow", "")
 MANY = 100
@@ -357,3 +361,60 @@ def test_an_impostor_cannot_run_a_program_unconfined(idle, language, under):
             assert b"does not trace this process" in started.stderr.read()
         assert started.returncode == 125
         idle.socket.unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (EnforceError("two\nlines"), (125, "two\nlines")),
+        (UserError("not \x1b[1mshown"), (125, "not \\x1b[1mshown")),
+        (EnforceError("no such program", 127), (127, "no such program")),
+        (OSError(errno.EMFILE, "Too many", "/proc/7/status"), (125, "the spawner: /proc/7/status: Too many")),
+        (MemoryError(), (125, "the spawner has not enough memory")),
+        (GoneError(), None),
+    ],
+)  # fmt: skip
+def test_why_a_program_is_not_run(monkeypatch, error, answer):
+    """Whatever fails, the client goes on untraced, and gets the reason."""
+    ours, client = socket.socketpair()
+    released, ended = [], []
+
+    def end(status):
+        ended.append(status)
+        raise SystemExit
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(serving.helper, "close_all_but", lambda _: None)
+    monkeypatch.setattr(serving, "Peer", lambda _: SimpleNamespace(release=lambda: released.append(7)))
+    monkeypatch.setattr(serving, "_received", fails)
+    with client:
+        with ours, pytest.raises(SystemExit):
+            serving.Spawner(None, None, None, None)._take(ours)
+        expected = protocol.answer(answer[0], answer[1].encode()) if answer else b""
+        assert (client.recv(4096), released, ended) == (expected, [7] * bool(answer), [0])
+
+
+SPINS = """
+import os, sys
+from types import SimpleNamespace
+from callfence.enforcer.spawning import listening
+listening._DELAY = 60
+def begin():
+    os.write(1, b"x")
+    os._exit(0)
+reader, writer = os.pipe()
+listening.serve(SimpleNamespace(socket=os.fdopen(reader, "rb")), begin)
+"""
+
+
+def test_processes_that_end_before_they_have_a_client_are_not_started_without_a_pause():
+    with subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.read(1) == b"x"
+            time.sleep(0.1)
+        finally:
+            process.kill()
+        assert process.stdout.read() == b""

@@ -13,7 +13,7 @@ from calls import event, parse
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import EXAMPLES, conditions, entries, policies
 
-from callfence.policygen.equivalents.between import hops, renumbering
+from callfence.policygen.equivalents.between import Renumbering, Selected, hops, renumbering, renumberings
 from callfence.policygen.equivalents.carry import CarryError, carry
 from callfence.policygen.equivalents.compare import gaps, pairs
 from callfence.policygen.equivalents.effects import allowed
@@ -26,7 +26,7 @@ from callfence.policygen.model import ENOSYS, KILL, Always, And, Entry, Policy
 from callfence.policygen.phases import phase_policies
 from callfence.policygen.sets.algebra import FALSE, Space
 from callfence.policygen.sets.region import BITS, event as event_at, space
-from callfence.tracer.abi import Arch, Event, constants, table
+from callfence.tracer.abi import Arch, Event, constants, name_of, table
 
 X86_64, I386, AARCH64 = Arch.X86_64, Arch.I386, Arch.AARCH64
 SLOW = settings(max_examples=max(20, EXAMPLES), suppress_health_check=list(HealthCheck))
@@ -482,3 +482,17 @@ def test_a_value_that_only_the_target_has_is_allowed_only_with_any_other(entry: 
     number = table(AARCH64).by_name["ptrace"].number
     for request, expected in ((33, reads_tags), (7, goes_on)):
         assert evaluate(after, Event(AARCH64.audit, number, (request, 3, 0, 0, 0, 0))).allows is expected
+
+
+def test_the_flags_of_a_descriptor_move_where_fcntl_sets_them_and_nothing_else_has_its_meaning_by_another_argument() -> None:
+    """O_DIRECT, O_LARGEFILE, O_DIRECTORY and O_NOFOLLOW (asm/fcntl.h); in plain, `arg` of fcntl is a number."""
+    moves = Renumbering(bits=((14, 16), (15, 17), (16, 14), (17, 15)))
+    for arches, names in (
+        ((Arch.X86_64, Arch.AARCH64), {"fcntl"}),
+        ((Arch.AARCH64, Arch.I386), {"fcntl"}),
+        ((Arch.I386, Arch.ARM), {"fcntl", "fcntl64"}),
+        ((Arch.X86_64, Arch.I386), set()),
+    ):
+        each = [(hop, pair) for starting in hops(*arches).values() for hop in starting for pair in hop.pairs]
+        found = [(name_of(*hop.start), pair.source, row) for hop, pair in each for row in renumberings(hop, pair)[1:]]
+        assert sorted(found) == [(name, 2, (Selected(1, 1, 4), moves)) for name in sorted(names)], arches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -353,3 +354,10 @@ write: allow
 """
     text = f"default errno EPERM\nunknown errno EPERM\narch x86_64\n{expected}arch i386\n{expected}socketcall: allow\n"
     assert compare(parse(text).policy, lifted.policy).differences == ()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("count", "denied"), [(256, []), (257, ["read"])])
+def test_a_condition_has_256_alternatives_at_most(count: int, denied: list[str]) -> None:
+    numbers = ", ".join(map(str, random.Random(1).sample(range(1 << 31), count)))
+    assert [remark.call for remark in lift(compile_policy(parse(f"read: fd in {{{numbers}}}").policy)).remarks] == denied

@@ -130,6 +130,22 @@ def test_a_lock_whose_file_its_last_holder_removed_is_taken_anew(tmp_path: Path,
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_link_in_the_place_of_the_lock_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others would not take it: it would hold nobody off."""
+    lock, moved = tmp_path / ".app.rec.lock", tmp_path / "moved"
+
+    def sleep(seconds: float) -> None:
+        lock.rename(moved)
+        lock.symlink_to(moved)
+        fcntl.flock(other, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="symbolic link"), atomic.locked(tmp_path / "app.rec"):
+            pass
+
+
 def test_a_lock_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write to the folder can hold it."""
     monkeypatch.setattr(atomic, "LONGEST", 0.0)

@@ -45,11 +45,11 @@ def started(late: Late, tid: int, executable: str = "/bin/app") -> Task:
 @pytest.mark.parametrize(
     ("calls", "new", "executable", "at_once"),
     [
-        (NEW, 1, "/bin/app", True),
-        (NEW - 1, 1, "/bin/app", False),
-        (2 * NEW, 2, "/bin/app", True),
+        (64, 1, "/bin/app", True),
+        (63, 1, "/bin/app", False),
+        (128, 2, "/bin/app", True),
         (1, 0, "/bin/app", True),
-        (NEW, 0, "?", False),
+        (64, 0, "?", False),
     ],
 )
 def test_where_the_last_process_brought_hardly_anything_new_the_next_gets_a_filter_at_once(
@@ -129,7 +129,7 @@ class World:
         tally: Any = SimpleNamespace(
             news=self.news, version=lambda executable: 1, counts=lambda _: self.counts, mask_of=lambda _: self.mask
         )
-        calls: Any = SimpleNamespace(
+        self.calls: Any = SimpleNamespace(
             also_named=lambda *words, **more: None, first={}, always=(), zeros={}, writes_run=True, draws=False,
             let_writes_run=lambda: None,
         )
@@ -148,7 +148,7 @@ class World:
         monkeypatch.setattr(deciding.filters, "code_spans", lambda pid: ())
         monkeypatch.setattr(deciding, "Entry", lambda tid, stops: entry)
         self.tasks: dict[int, Task] = {}
-        self.late = Late(self.tasks, tally, calls, processor, Any, after)  # type: ignore[arg-type]
+        self.late = Late(self.tasks, tally, self.calls, processor, Any, after)  # type: ignore[arg-type]
         self.task = started(self.late, 7)
         self.tasks[7] = self.task
 
@@ -292,3 +292,68 @@ def test_an_execve_of_a_forked_process_counts_as_a_start_of_its_makers(late: Lat
         late.executed(child, "/bin/other")  # which is its own
         assert child.image.whole and not child.filtered
     assert parent.image.starts == 2
+
+
+def test_a_process_is_looked_at_after_its_calls_and_not_at_the_last_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop asks at each call that may install a filter, whatever is left."""
+    world = World(monkeypatch, after=5)
+    world.task.image.budget = 0
+    assert not world.late.step(world.task, bytearray()) and world.task.image.plan is None
+    assert (world.task.image.budget, world.task.image.calls) == (0, 0)
+
+
+def plan_of(world: World, calls: dict[str, int]) -> bytes:
+    """The filter of a process that has made calls so often; with flags of 0, what opens a file opens it for reading."""
+    world.counts = {table(NATIVE).by_name[name].number: count for name, count in calls.items()}
+    world.calls_until_filter(0, 0)
+    assert world.task.image.plan is not None
+    return world.task.image.plan.filter
+
+
+@pytest.mark.parametrize("name", ["openat", "write"])
+@pytest.mark.parametrize(("few", "often"), [(15, True), (16, False)])
+def test_what_one_of_sixteen_calls_does_may_run(monkeypatch: pytest.MonkeyPatch, name: str, few: int, often: bool) -> None:
+    world = World(monkeypatch)
+    let_run: list[bool] = []
+    world.calls.let_writes_run = lambda: let_run.append(True)
+    world.calls.writes_run, world.calls.draws = False, True
+    plan_of(world, {name: 1, "getppid": few})
+    assert (world.apart, let_run) == ([7] * (often and name == "openat"), [True] * (often and name == "write"))
+
+
+@pytest.mark.parametrize(("opens", "apart"), [(16, [8]), (15, [])])
+def test_the_next_process_of_what_opens_many_files_is_set_apart_at_once(
+    monkeypatch: pytest.MonkeyPatch, opens: int, apart: list[int]
+) -> None:
+    world = World(monkeypatch)
+    number = table(NATIVE).by_name["openat"].number
+    world.counts = {number: 2 * opens, table(NATIVE).by_name["getppid"].number: 1 << 16}
+    world.task.stops += NEW
+    world.late.dropped(world.task)
+    world.task = started(world.late, 8)
+    assert (world.calls_until_filter(0, 0), world.apart) == (0, apart)
+
+
+@pytest.mark.parametrize(("registers", "runs"), [(None, True), (frozenset({0}), True), (frozenset(), False)])
+def test_of_a_call_whose_first_arguments_matter_those_that_are_known_run(
+    monkeypatch: pytest.MonkeyPatch, registers: frozenset[int] | None, runs: bool
+) -> None:
+    world, (dup, close) = World(monkeypatch), (table(NATIVE).by_name[name].number for name in ("dup", "close"))
+    world.calls.first = {dup: lambda executable: registers, close: lambda executable: registers}
+    filter_ = plan_of(world, {"dup": 3})
+    assert (bpf.run(filter_, Event(NATIVE.audit, dup, (0,) * 6, 0, 7)) == SECCOMP_RET_ALLOW) == runs
+    assert {*world.late._executables["/bin/app"].firsts} == {dup}
+
+
+@pytest.mark.parametrize(("room", "whole"), [(0, True), (1, False)])
+def test_all_filters_of_a_task_are_not_too_long(monkeypatch: pytest.MonkeyPatch, room: int, whole: bool) -> None:
+    """What is too much stops each call: the kernel would refuse it."""
+    weight = deciding.filters.weight(plan_of(World(monkeypatch), {"getppid": 1}))
+    world = World(monkeypatch)
+    monkeypatch.setattr(deciding.filters, "MAX_WEIGHT", 3 * weight - room)
+    for number in range(3):
+        filter_ = plan_of(world, {"getppid": 1})
+        assert (filter_ == kernel.RECORD_ALL) == (number == 2 and not whole)
+        while world.task.image.plan:
+            world.late.step(world.task, bytearray())
+        world.task.image.budget, world.task.filtered = -1, False

@@ -144,3 +144,30 @@ def test_who_steps_through_its_own_instructions() -> None:
     of_arm[33] = 1 << 21
     assert Arm().is_stepping(of_arm)
     assert not Arm().is_stepping([1 << 21] * 19), "of a 32-bit task they are others"
+
+
+def test_what_call_frame_information_names() -> None:
+    """x86-64 psABI, 3.6.2: rbp, rsp, the return address; AArch64 DWARF, 4.1: x29, SP, x30; of an address, 48 bits."""
+    assert {name: one.unwinding for name, one in MACHINES.items()} == {
+        "x86_64": (6, 7, 16, 0xFFFFFFFF_FFFFFFFF), "aarch64": (29, 31, 30, 0xFFFF_FFFFFFFF),
+    }  # fmt: skip
+    assert NO_CALL == 0xFFFFFFFF_FFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("x86_64", (0xC000003E, 8, "0f05", "cc", True, (14, 13, 12, 7, 9, 8), 16, 19, 4, -1, 10, 15, 10)),
+        ("i386", (0x40000003, 4, "cd80", "cc", True, (5, 11, 12, 13, 14, 4), 16, 19, 4, -1, 10, 15, 10)),
+        ("aarch64", (0xC00000B7, 8, "010000d4", "000020d4", False, (0, 1, 2, 3, 4, 5), 32, 31, 29, 30, 0, 34, 8)),
+        ("arm", (0x40000028, 4, "000000ef", "f001f0e7", False, (0, 1, 2, 3, 4, 5), 15, 13, -1, 14, 0, 18, 7)),
+    ],
+)
+def test_where_the_registers_of_a_convention_are(name: str, expected: tuple[object, ...]) -> None:
+    """In sys/user.h: struct user_regs_struct; in asm/ptrace.h: struct user_pt_regs, and r0 to r17 of arm, then the number."""
+    (one,) = (each for machine_ in MACHINES.values() for each in machine_.conventions if Arch.from_audit(each.audit) == name)
+    fields = (
+        one.audit, one.pointer, one.instruction.hex(), one.breakpoint.hex(), one.is_past, one.arguments, one.ip, one.sp,
+        one.frame, one.link, one.result, one.number, one.selects,
+    )  # fmt: skip
+    assert fields == expected

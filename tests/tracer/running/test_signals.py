@@ -10,7 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from callfence.tracer import linux
+from callfence.tracer.abi import NATIVE, Event, table
+from callfence.tracer.abi.waits import ENTER, NOTIFY
+from callfence.tracer.errors import PtraceError
 from callfence.tracer.loop import Initial
+from callfence.tracer.running import session
 from callfence.tracer.running.launch import TAKEN
 from callfence.tracer.running.session import LINGERING, Hooks, SignalThread
 
@@ -120,3 +125,85 @@ def test_that_others_go_on_is_said_once_a_while_after_the_end():
     thread.tick()
     thread.tick()
     assert said == [loop]
+
+
+@pytest.mark.parametrize(
+    ("signum", "from_terminal", "status", "sent", "ended_by"),
+    [
+        (signal.SIGINT, True, None, [], signal.SIGINT),
+        (signal.SIGINT, False, None, [PROGRAM], signal.SIGINT),
+        (signal.SIGUSR1, False, None, [PROGRAM], 0),
+        (signal.SIGINT, True, 0, [PROGRAM + 1, PROGRAM + 2], signal.SIGINT),
+        (signal.SIGHUP, False, 0, [PROGRAM + 1, PROGRAM + 2], signal.SIGHUP),
+        (signal.SIGUSR2, False, 9, [PROGRAM + 1, PROGRAM + 2], 0),
+    ],
+)
+def test_who_gets_a_signal(monkeypatch, signum, from_terminal, status, sent, ended_by):
+    """Once the initial process has ended, each of the others gets it once."""
+    done = []
+    monkeypatch.setattr(session, "send", lambda pid, number: done.append((pid, number)))
+    tasks = {tid: SimpleNamespace(tgid=tgid) for tid, tgid in ((1, PROGRAM + 1), (2, PROGRAM + 1), (3, PROGRAM + 2))}
+    loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks=tasks, ended_by=0)
+    loop.initial.status = status
+    SignalThread(loop, Hooks()).send(signum, from_terminal=from_terminal)
+    assert (sorted(done), loop.ended_by) == ([(pid, signum) for pid in sent], ended_by)
+    session.kill(loop)
+    assert sorted(done[len(sent) :]) == [(PROGRAM + 1, signal.SIGKILL), (PROGRAM + 2, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize(
+    ("sender", "since", "reached"), [(SHELL, 5.0, True), (SHELL, 4.0, True), (SHELL, 5.1, False), (SHELL + 1, 4.0, False)]
+)
+def test_whether_the_program_got_it_too(sender, since, reached):
+    thread = SignalThread(SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={}), Hooks())
+    thread._loop.initial.delivered[signal.SIGTERM] = (SHELL, 5.0)
+    assert thread.reached(signal.SIGTERM, sender, since) == reached
+    assert not thread.reached(signal.SIGINT, sender, since)
+
+
+def test_the_stop_of_the_initial_process():
+    tasks = {PROGRAM: SimpleNamespace(stopped=19), PROGRAM + 1: SimpleNamespace(stopped=20)}
+    assert SignalThread(SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks=tasks), Hooks()).stopped() == 19
+    assert SignalThread(SimpleNamespace(initial=Initial(PROGRAM + 2, started=True), tasks=tasks), Hooks()).stopped() == 0
+
+
+@pytest.mark.parametrize(
+    ("scope", "advice"),
+    [
+        ("1", ": is it traced already, or is this a container without ptrace?  See `callfence doctor`"),
+        ("", ": is it traced already, or is this a container without ptrace?  See `callfence doctor`"),
+        ("2", ": kernel.yama.ptrace_scope is 2; an administrator can lower it to 1"),
+        ("3", ": kernel.yama.ptrace_scope is 3; an administrator can lower it to 1"),
+    ],
+)
+def test_why_ptrace_is_not_permitted(monkeypatch, scope, advice):
+    monkeypatch.setattr(session.linux, "yama_scope", lambda: scope)
+    reason = "the kernel does not permit ptrace here (Operation not permitted)"
+    assert session.not_permitted(PtraceError("no", "ptrace", 1)) == reason + advice
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "arguments", "begins"),
+    [
+        ("poll", "poll", (0,), True),
+        (ENTER, "prctl", (linux.CALLFENCE_ENTER,), True),
+        (ENTER, "prctl", (linux.CALLFENCE_ENTER + 1,), False),
+        (NOTIFY, "write", (1, 0x1000, 7), True),
+        (NOTIFY, "sendto", (1, 0x1000, 7), True),
+        (NOTIFY, "write", (1, 0x1000, 6), False),
+        (NOTIFY, "write", (1, 1 << 63, 7), False),
+        (NOTIFY, "sendmsg", (1, 0x1000, 7), False),
+        (NOTIFY, "sendmsg", (1, 0x2000, 0), True),
+    ],
+)
+def test_which_call_begins_a_wait(monkeypatch, name, call, arguments, begins):
+    message = b"".join(value.to_bytes(8, "little") for value in (0, 0, 0x2020, 1, 0x1000, 7))
+    memory = {0x1000: b"READY=1", 0x2000: message}
+
+    def read(tid, address, size):
+        (start,) = (at for at, content in memory.items() if at <= address < at + 0x1000)
+        return memory[start][address - start :][:size]
+
+    monkeypatch.setattr(session.kernel, "read_memory", read)
+    made = Event(NATIVE.audit, table(NATIVE).by_name[call].number, (*arguments, *[0] * 6)[:6])
+    assert session._begins(name, SimpleNamespace(tid=7), made) == begins
