@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.policygen.files.algebra import differences, intersected
-from callfence.policygen.files.generalise import Use, added, beside_hosts, kind_of, lacking
+from callfence.policygen.files.generalise import Use, added, beside_hosts, is_path, kind_of, lacking
 from callfence.policygen.files.generalise_hosts import connects_by_host, looked_up, recorded
-from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files, Right
+from callfence.policygen.files.places import needs_no_line
+from callfence.policygen.files.ruleset import access
+from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files, Right, rights_of
+from callfence.policygen.paths import encoded
 from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 def watched(recording: Recording, but: Collection[str] = ()) -> list[tuple[Use, ...]]:
     """Return the uses of files and ports of each plain run in which they were recorded, without the runs with the ids `but`."""
     return [run.files for run in recording.runs if run.files and not run.rehearsed and run.id not in but]
+
+
+def needing_lines(uses: Iterable[Use]) -> tuple[Use, ...]:
+    """Return the uses without those of files for which `enforce` needs no line."""
+    return tuple(use for use in uses if not (is_path(use[0]) and needs_no_line(encoded(use[0]), access(rights_of(use[1])))))
 
 
 def dangerous(files: Files, uses: Iterable[Use]) -> list[str]:

@@ -19,6 +19,7 @@ from callfence.policygen.recording import atomic, recording_file
 from callfence.policygen.recording.fold import bounded
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
+from callfence.policygen.values import replace
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
 from callfence.tracer.abi import name_of
@@ -168,7 +169,10 @@ def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Lea
 
 
 def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
-    """Return what is new in a run, compared with the policy when the run began; write nothing."""
+    """Return what is new in a run, compared with what the policy permitted when the run began; write nothing."""
+    from callfence.learning.granted import needing_lines
+
+    run = replace(run, files=needing_lines(run.files))
     before, recording = prepared.document, Recording((run,), observations)
     if not prepared.is_unchanged():
         _say_changed(prepared)

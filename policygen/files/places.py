@@ -77,6 +77,15 @@ getaddrinfo(3) reads gai.conf(5), by which addresses are sorted, once a name has
 standard output reads how that one is controlled (terminfo(5)): Mono's console, even of a program that prints plain text."""
 
 
+def needs_no_line(path: bytes, access: int) -> bool:
+    """Return whether UNLISTED has a path that a use needs, or a folder above it, with Landlock's rights `access`."""
+    rights = access & ~READ_DIR  # which `read` has for files, too
+    return any(
+        not rights & ~permitted and (path == place or (device == S_IFDIR and path.startswith(place + b"/")))
+        for place, device, permitted in UNLISTED
+    )
+
+
 class PlaceError(UserError):
     """The named folder of a policy's path is unknown; `str()` says why."""
 

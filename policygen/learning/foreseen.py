@@ -1,5 +1,5 @@
 """Calls that programs make only after more runs than are learned: those that remove old logs and caches, those that take
-connections from a socket that listens already, and those that ask a name server by TCP."""
+connections from a socket that listens already, those that ask a name server by TCP, and those that read a socket's errors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ WORD = "later: "
 _REMOVES = f"{WORD}removes old ones of the files that it makes with dates or numbers in their names"
 _ACCEPTS = f"{WORD}takes connections from the sockets on which it listens"
 _ASKS = f"{WORD}makes a TCP socket to ask a name server again if its answer is too long for UDP"
-NOTES = {"unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS, "socket": _ASKS}
+_READS = f"{WORD}reads what its packets met with, an unreachable peer for instance, as it has asked to be woken by that"
+NOTES = {
+    "unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS, "socket": _ASKS, "recvmsg": _READS, "recvmmsg": _READS,
+}  # fmt: skip
 """The notes on the entries for what `foreseen` returns, by call."""
 _FLAGS = {"open": 1, "openat": 2}
 """Calls that make files -> the index of their flags."""
 _STREAM, _DATAGRAM, _TYPE, _CLOEXEC = 1, 2, 0xF, 0o2000000
 """SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE_MASK (linux/net.h), SOCK_CLOEXEC: C libraries set it here, and it grants nothing."""
+_SOL_SOCKET, _SELECT_ERR_QUEUE, _ERRQUEUE = 1, 45, 0x2000
+"""SOL_SOCKET, SO_SELECT_ERR_QUEUE (asm-generic/socket.h), MSG_ERRQUEUE (linux/socket.h)."""
+_RECEIVES = {"recvmmsg": 3, "recvmsg": 2}
+"""Calls that can read a socket's errors -> the index of their flags; first the one that only those make who have it."""
 _START = {"~": "$HOME", ".": "."}
 
 
 def foreseen(old: Recording, whole: Recording) -> tuple[Observation, ...]:
     """Return the calls that no run made yet, as observations of runs: those that remove files, if the runs of `whole` show for
     the first time that the program makes files with dates or numbers in their names; one that takes connections, if they show
-    so that it listens; and those that make TCP sockets, if they show so that it asks name servers.  The runs of `old` did not.
+    so that it listens; those that make TCP sockets, if they show so that it asks name servers; and one that reads a socket's
+    queue of errors, if they show so that it asks to be woken by that (SO_SELECT_ERR_QUEUE).  The runs of `old` did not.
     Each is allowed once: who removes it from the policy does not get it again."""
     counts = (1,) * len(whole.runs)
     removes = bool(_folders(whole)) and not _folders(old)
@@ -49,6 +57,10 @@ def foreseen(old: Recording, whole: Recording) -> tuple[Observation, ...]:
         if _asks(whole) and not _asks(old):
             kind = _STREAM | _CLOEXEC
             events += [Event(arch, calls["socket"].number, (family, kind, 0, 0, 0, 0)) for family in _families(whole, known)]
+        if _is_woken(whole, known) and not _is_woken(old, known) and not _reads_errors(whole, known):
+            name = next((name for name in _RECEIVES if _makes(whole, known, name)), "recvmsg")
+            arguments = (0, 0, 0, _ERRQUEUE, 0, 0) if name == "recvmmsg" else (0, 0, _ERRQUEUE, 0, 0, 0)
+            events.append(Event(arch, calls[name].number, arguments))
         for event in events:
             values = recorded_values(table(known), event)
             result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
@@ -60,6 +72,20 @@ def _makes(recording: Recording, arch: Arch, *names: str) -> bool:
     calls = table(arch).by_name
     numbers = {calls[name].number for name in names if name in calls}
     return any(one.arch == arch.audit and one.number in numbers for one in recording.plain().observations)
+
+
+def _is_woken(recording: Recording, arch: Arch) -> bool:
+    """Return whether plain runs asked to be woken by what is in a socket's queue of errors."""
+    number, asked = table(arch).by_name["setsockopt"].number, (_SOL_SOCKET, _SELECT_ERR_QUEUE)
+    of_arch = (one for one in recording.plain().observations if (one.arch, one.number) == (arch.audit, number))
+    return any(one.example[1:3] == asked for one in of_arch)
+
+
+def _reads_errors(recording: Recording, arch: Arch) -> bool:
+    """Return whether plain runs read such a queue."""
+    flags = {table(arch).by_name[name].number: index for name, index in _RECEIVES.items()}
+    of_arch = (one for one in recording.plain().observations if one.arch == arch.audit and one.number in flags)
+    return any(one.example[flags[one.number]] & _ERRQUEUE for one in of_arch)
 
 
 def _asks(recording: Recording) -> bool:

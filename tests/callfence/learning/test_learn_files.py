@@ -39,6 +39,19 @@ def test_check_compares_with_the_policy_before_the_run(tmp_path: Path) -> None:
     assert f"+ {RMDIR}: " in done.stderr
 
 
+def test_what_needs_no_line_is_not_new_to_a_check(tmp_path: Path) -> None:
+    command = ("sh", "-c", "for file; do cat $file; done > seen", "sh")
+    learn(tmp_path, "-q", "--files", *command, "/etc/hostname")
+    unlisted = ("/dev/null", "/sys/devices/system/cpu/online", "/usr/share/zoneinfo/UTC")
+    done = learn(tmp_path, "--check", *command, "/etc/hostname", *unlisted)
+    assert "nothing new" in done.stderr
+    assert done.returncode == 0
+    done = learn(tmp_path, "--check", *command, *unlisted, "/etc/services", "/sys/devices/system/cpu/present")
+    new = [line.strip() for line in done.stderr.splitlines() if "+ " in line]
+    assert new == ["+ path /etc/services: read", "+ path /sys/devices/system/cpu/present: read"]
+    assert done.returncode == 1
+
+
 def test_new_is_what_the_policy_before_the_run_did_not_have(tmp_path: Path) -> None:
     learn(tmp_path, "-q", "sh", "-c", "echo '# seen' >> seen; true; ls -d . >> seen")
     done = learn(tmp_path, "sh", "-c", NEW)

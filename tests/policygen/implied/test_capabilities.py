@@ -25,6 +25,7 @@ LOCKS, CODE, ACCEPTS = {"locks files"}, {"maps code of files"}, {"accepts connec
 SENDS, ADDRESSES, FOLDERS, MUSL = {"sends messages"}, {"sends to addresses"}, {"lists folders"}, {"starts musl's threads"}
 STARTS, THREADS = {"starts processes"}, {"starts threads"}
 FATAL, TERMINALS = {"sends fatal signals"}, {"sets terminals"}
+WRITTEN = {"runs code that it writes"}
 NETLINK, NETWORKS = {"has netlink sockets"}, {"asks about networks"}
 
 ENTRIES = (
@@ -82,6 +83,11 @@ ENTRIES = (
     # code of files
     ("mmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE", CODE),
     ("mmap: prot == PROT_READ|PROT_EXEC && flags in MAP_PRIVATE|MAP_FIXED|MAP_DENYWRITE", CODE),
+    ("mprotect: prot == PROT_READ|PROT_WRITE|PROT_EXEC", WRITTEN),
+    ("mprotect: prot in {PROT_READ, PROT_READ|PROT_WRITE|PROT_EXEC}", WRITTEN),
+    ("mprotect: prot == PROT_READ|PROT_EXEC", NOTHING),
+    ("mprotect: prot == PROT_READ|PROT_WRITE|PROT_EXEC && len < 4096", NOTHING),
+    ("mmap: prot == PROT_READ|PROT_WRITE|PROT_EXEC && flags == MAP_PRIVATE|MAP_ANONYMOUS", NOTHING),
     ("mmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE|MAP_ANONYMOUS", NOTHING),
     ("mmap: prot == PROT_READ|PROT_EXEC && flags == MAP_SHARED", NOTHING),
     ("mmap: prot == PROT_READ|PROT_WRITE|PROT_EXEC && flags == MAP_PRIVATE", NOTHING),

@@ -34,6 +34,13 @@ class Family:
 
 FAMILIES = (
     Family(
+        "code of its own that it writes no more", ("mprotect: prot == PROT_READ|PROT_WRITE|PROT_EXEC",),
+        ("mprotect 0 4096 PROT_READ|PROT_EXEC",),
+        ("mprotect 0 4096 PROT_EXEC", "mprotect 0 4096 PROT_WRITE|PROT_EXEC",
+         "mprotect 0 4096 PROT_READ|PROT_EXEC|PROT_GROWSDOWN", "pkey_mprotect 0 4096 PROT_READ|PROT_EXEC 0"),
+        "mprotect 0 4096 PROT_READ|PROT_EXEC",
+    ),
+    Family(
         "questions about a socket that it holds", (),
         ("getsockname 0", "getsockopt 3 SOL_SOCKET SO_PEERCRED", "getsockopt 3 SOL_SOCKET SO_COOKIE",
          "getsockopt 3 SOL_SOCKET SO_MARK", "getsockopt 3 SOL_SOCKET SO_SNDTIMEO_NEW"),

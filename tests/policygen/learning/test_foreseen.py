@@ -1,4 +1,5 @@
-"""Calls that remove old logs, take connections, or ask a name server by TCP are allowed before a run makes them."""
+"""Calls that remove old logs, take connections, ask a name server by TCP, or read a socket's errors are allowed before a run
+makes them."""
 
 from __future__ import annotations
 
@@ -108,3 +109,31 @@ def sockets(at, *made, asks=True):
 def test_who_asks_a_name_server_by_udp_will_ask_it_by_tcp(old, new, expected):
     made = [(CALLS.by_number[one.number].name, *one.example[:2]) for one in foreseen(old, merge(old, new))]
     assert made == [("socket", family, 0o2000001) for family in expected]
+
+
+def received(at, *made):
+    observations = []
+    for name, *arguments in made:
+        call = event(name, 3, *arguments)
+        values = recorded_values(CALLS, call)
+        observations.append(Observation(call.arch, call.number, values, "/app", (1,), "?", call.arguments, ()))
+    return Recording((Run(f"r{at}", at, ("./app",), 0, True),), tuple(sorted(observations, key=lambda one: one.order)))
+
+
+WOKEN = ("setsockopt", 1, 45)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (NO_RUN, received(0, WOKEN), [("recvmsg", 2)]),
+        (NO_RUN, received(0, WOKEN, ("recvmsg", 7, 0x40)), [("recvmsg", 2)]),
+        (NO_RUN, received(0, WOKEN, ("recvmmsg", 7, 16, 0x40)), [("recvmmsg", 3)]),
+        (NO_RUN, received(0, WOKEN, ("recvmsg", 7, 0x40), ("recvmmsg", 7, 16, 0x2040)), []),
+        (NO_RUN, received(0, ("setsockopt", 1, 37), ("recvmsg", 7, 0x40)), []),
+        (received(0, WOKEN), received(1, WOKEN), []),
+    ],
+)
+def test_who_asks_to_be_woken_by_errors_will_read_them(old, new, expected):
+    found = foreseen(old, merge(old, new))
+    assert [(CALLS.by_number[one.number].name, one.example.index(0x2000)) for one in found] == expected
