@@ -24,11 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from callfence.lake.schema import TABLES, Type
+from callfence.policygen import reading
 from callfence.policygen.recording import atomic
 from callfence.policygen.versions import LAKE, unknown
 from callfence.tracer.errors import CallfenceError, UserError
 
 MARKER = "callfence-lake"
+_LONGEST_VERSION = 100
 _GROUP = 100_000
 """The most rows of a row group: as many are in memory."""
 _GROUP_TEXT = 64 << 20
@@ -60,7 +62,8 @@ def create(lake: Path) -> None:
 def check(lake: Path) -> None:
     """Raise UserError unless the folder is a lake with the tables of this version."""
     try:
-        version = (lake / MARKER).read_text(errors="replace").strip()
+        with reading.regular(str(lake / MARKER)) as file:
+            version = file.read(_LONGEST_VERSION).decode(errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{lake} is not a lake: `callfence lake add {lake} FILE ...` makes one") from None
     if version != str(LAKE):
@@ -68,8 +71,13 @@ def check(lake: Path) -> None:
 
 
 def parts(lake: Path) -> list[Path]:
-    """Return the folders of the parts, ascending."""
-    return sorted(lake.glob("part-*"))
+    """Return the folders of the parts, ascending.  Raises UserError if one lacks a file: what it has would be missing in each
+    answer."""
+    found = sorted(lake.glob("part-*"))
+    for path in (part / f"{name}.parquet" for part in found for name in TABLES):
+        if not path.is_file():
+            raise UserError(f"{path} is missing, or no file: copy its part again, or move it away and add its files again")
+    return found
 
 
 def digests(lake: Path) -> set[bytes]:

@@ -49,13 +49,22 @@ class Pipeline:
         self._state = state
         self._spool = spool
         saved = state.load(destination.name)
-        self._tally = Tally.from_json(saved["tally"]) if saved else Tally(time.time())
-        self.positions: dict[str, Any] = saved["positions"] if saved else {}
-        """The positions that are saved."""
         self._make = make
-        self._sources = [*make(self.positions, ())]
         self._failures = failures
-        failures[destination.name] = saved["failures"] if saved else 0
+        self.positions: dict[str, Any] = {}
+        """The positions that are saved."""
+        self._tally = Tally(time.time())
+        if saved is None:
+            self._sources = [*make({}, ())]
+            failures[destination.name] = 0
+        else:
+            try:
+                self._tally = Tally.from_json(saved["tally"])
+                self.positions = saved["positions"]
+                self._sources = [*make(self.positions, ())]
+                failures[destination.name] = int(saved["failures"])
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise state.damaged(destination.name, error) from error
         self._failing: dict[str, str] = {}
         """What fails now, and why."""
         self._published = 0.0

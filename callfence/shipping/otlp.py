@@ -27,7 +27,11 @@ from callfence.shipping.records import Record
 from callfence.start import __version__
 
 TIMEOUT: Final = 10.0
-"""Seconds for one delivery, with the SDK's own attempts."""
+"""Seconds for one delivery, with the SDK's own attempts, and for the content of its answer."""
+_LONGEST: Final = 1 << 20
+"""The most bytes of an answer that are read: it may have no end."""
+_SHOWN: Final = 200
+"""The most characters of an answer that are printed."""
 _REFUSED: Final = (400, 413, 422)
 """Answers that are about the records, and not about the collector or the way to it: fewer of them may be taken."""
 _SCOPE: Final = InstrumentationScope("callfence", __version__)
@@ -75,7 +79,7 @@ class Collector:
             print_error(f"callfence ship: {records[0].where}: dropped, since {self.title} refuses it: {self._reason()}")
             return 1
         self._require_success()
-        return self._rejected()
+        return self._rejected(len(records))
 
     def publish(self, samples: Iterable[Sample]) -> None:
         """Send all values, cumulative since the counters began."""
@@ -99,7 +103,15 @@ class Collector:
         self._metrics.shutdown()
 
     def _note(self, answer: requests.Response, *_: Any, **__: Any) -> None:
+        """Keep an answer, of its content the beginning: `requests` would read all of it, however long that takes."""
         self._answer = answer
+        content, end = bytearray(), time.monotonic() + TIMEOUT
+        for byte in answer.iter_content(1):  # more at a time would wait for them
+            content += byte
+            if len(content) >= _LONGEST or time.monotonic() > end:
+                break
+        answer._content = bytes(content)
+        answer.close()
 
     def _status(self) -> int:
         return 0 if self._answer is None else self._answer.status_code
@@ -107,23 +119,24 @@ class Collector:
     def _reason(self) -> str:
         if self._answer is None:
             return "no connection, or no answer in time"
-        return f"{self._answer.status_code} {self._answer.reason} {self._answer.text[:200]}".strip()
+        return f"{self._answer.status_code} {self._answer.reason} {self._answer.text[:_SHOWN]}".strip()
 
     def _require_success(self) -> None:
         """Raise UndeliveredError unless the last answer is one of success: the exporter takes a redirection for one."""
         if self._status() // 100 != 2:
             raise UndeliveredError(self._reason())
 
-    def _rejected(self) -> int:
-        """Return how many records the collector says that it does not take, of those of the last request."""
+    def _rejected(self, sent: int) -> int:
+        """Return how many records the collector says that it does not take, of those `sent` with the last request."""
         assert self._answer is not None
         try:
             partial = ExportLogsServiceResponse.FromString(self._answer.content).partial_success
         except Exception:  # not OTLP's: what answers may be any server
             return 0
-        if partial.rejected_log_records:
-            print_error(f"callfence ship: {self.title} rejects {partial.rejected_log_records} records: {partial.error_message}")
-        return int(partial.rejected_log_records)
+        rejected = min(max(int(partial.rejected_log_records), 0), sent)
+        if rejected:
+            print_error(f"callfence ship: {self.title} rejects {rejected} records: {partial.error_message[:_SHOWN]}")
+        return rejected
 
 
 def _log_record(record: Record) -> ReadableLogRecord:

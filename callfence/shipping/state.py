@@ -45,9 +45,13 @@ class State:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            what = "move it away to begin anew: then all logs are read and counted from their beginning"
-            raise UserError(f"{path} is not the state of a shipper ({error}): {what}") from error
+            raise self.damaged(destination, error) from error
         return dict(data)
+
+    def damaged(self, destination: str, error: Exception) -> UserError:
+        """Return the error that what was saved for a destination is none of ours."""
+        what = "move it away to begin anew: then all logs are read and counted from their beginning"
+        return UserError(f"{self._path(destination)} is not the state of a shipper ({error}): {what}")
 
     def save(self, destination: str, data: dict[str, Any]) -> None:
         """Replace what is saved for a destination, durably.  Raises OSError, with nothing changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,33 @@ def test_a_part_that_another_program_wrote_is_an_error(
     status, _, err = run(capsys, words[0], *words[1:3], lake, *words[3:])
     assert status == 2 and f"{lake}: a part is damaged" in err
     assert not (lake.parent / "all.rec").exists()
+
+
+@pytest.mark.parametrize("table", parquet.TABLES)
+def test_a_part_that_lacks_a_table_is_an_error(lake: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has been copied in part: what it has would be missing in each answer, such as denied calls in `safe`."""
+    (part,) = lake.glob("part-*")
+    shutil.copytree(part, lake / "part-other")
+    (lost := lake / "part-other" / f"{table}.parquet").unlink()
+    for _ in range(2):
+        for command in (("ask", lake, "safe"), ("add", lake, part), ("fold", "-o", lake / "all.rec", lake)):
+            status, out, err = run(capsys, *command)
+            assert (status, out) == (2, "") and f"{lost} is missing, or no file: copy its part again" in err
+        if not lost.exists():
+            os.mkfifo(lost)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "sparse"])
+def test_the_marker_of_a_lake_is_a_short_file(lake: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (marker := lake / parquet.MARKER).unlink()
+    if kind == "FIFO":
+        os.mkfifo(marker)
+    else:
+        with marker.open("wb") as file:
+            file.truncate(1 << 40)
+    for command in (("ask", lake, "safe"), ("add", lake, lake)):
+        status, _, err = run(capsys, *command)
+        assert (status, "is not a regular file" in err or "has tables whose version" in err) == (2, True)
 
 
 @pytest.mark.long

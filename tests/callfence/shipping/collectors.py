@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ class Receiver:
         self.refusal = 400
         self.rejected = 0
         """How many records the next answer says to be rejected."""
+        self.reason = "too old"
+        self.endless = 0.0
+        """Seconds between the bytes of an answer that has no end; less than 0: none; 0: answers have one."""
         self.requests = 0
         receiver = self
 
@@ -61,6 +65,11 @@ class Receiver:
                 status, answer = receiver.answer(self.path, data)
                 with suppress(ConnectionError):
                     self.send_response(status)
+                    if receiver.endless:
+                        self.end_headers()
+                        while receiver.endless:
+                            self.wfile.write(b"x" if receiver.endless > 0 else bytes(1 << 20))
+                            time.sleep(max(receiver.endless, 0))
                     self.send_header("Content-Length", str(len(answer)))
                     self.end_headers()
                     self.wfile.write(answer)
@@ -75,6 +84,7 @@ class Receiver:
         self.thread.start()
 
     def close(self) -> None:
+        self.endless = 0
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
@@ -95,7 +105,7 @@ class Receiver:
         answer = ExportLogsServiceResponse()
         if self.rejected:
             answer.partial_success.rejected_log_records, self.rejected = self.rejected, 0
-            answer.partial_success.error_message = "too old"
+            answer.partial_success.error_message = self.reason
         return 200, answer.SerializeToString()
 
     def take_metrics(self, request: ExportMetricsServiceRequest) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from resource import RUSAGE_SELF, getrusage
 
 import pytest
 
+from callfence.shipping import otlp
 from callfence.shipping.destinations import UndeliveredError
 from callfence.shipping.metrics import METRICS
 from callfence.shipping.otlp import Collector, attributes
@@ -159,6 +162,32 @@ def test_a_partial_success_is_counted(place: Place, receiver: Receiver) -> None:
     done = place.once("--otlp", receiver.url, "log")
     assert (done.returncode, done.stderr) == (0, f"callfence ship: {receiver.url} rejects 1 records: too old\n")
     assert receiver.total("callfence.ship_dropped") == 1
+
+
+@pytest.mark.parametrize(("rejected", "counted"), [(-5, 0), (1 << 62, 2)])
+def test_no_more_are_rejected_than_were_sent(place: Place, receiver: Receiver, rejected: int, counted: int) -> None:
+    """A counter that goes back is another start for Prometheus, and what an answer says is a line of bounded length."""
+    append(place.folder / "log", line("start") + line("end", 2))
+    receiver.rejected, receiver.reason = rejected, 100_000 * "y"
+    done = place.once("--otlp", receiver.url, "log")
+    assert done.returncode == 0
+    assert len(done.stderr) < 300
+    assert receiver.total("callfence.ship_dropped") == counted
+
+
+@pytest.mark.parametrize("pause", [-1, 0.05])
+def test_an_answer_without_an_end_is_not_waited_for(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(otlp, "TIMEOUT", 1.0)
+    receiver.endless = pause
+    collector = Collector(receiver.url)
+    begun, memory = time.monotonic(), getrusage(RUSAGE_SELF).ru_maxrss
+    assert collector.deliver([parsed(line("start"), "log:1")]) == 0
+    assert time.monotonic() - begun < 10
+    assert getrusage(RUSAGE_SELF).ru_maxrss - memory < 100 << 10
+    assert len(receiver.logs) == 1
+    collector.close()
 
 
 HOSTILE = {

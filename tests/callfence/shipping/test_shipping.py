@@ -236,10 +236,16 @@ def test_a_state_is_for_one_shipper_and_is_checked(place: Place) -> None:
     done = place.once("--prometheus", "callfence.prom", "log")
     assert (done.returncode, "another `callfence ship` uses the state in state" in done.stderr) == (2, True)
     assert place.stop(process) == 0
+    saved = (place.folder / "state" / "prometheus.json").read_text()
     (place.folder / "state" / "prometheus.json").write_text('{"version": 2}')
     done = place.once("--prometheus", "callfence.prom", "log")
     assert (done.returncode, "is not the state of a shipper (version 2 is of a newer callfence" in done.stderr) == (2, True)
     assert os.stat(place.folder / "state").st_mode & 0o777 == 0o700
+    whole = json.loads(saved)
+    for damage in ({"tally": {}}, {"tally": whole["tally"] | {"counts": [[]]}}, {"positions": []}, {"failures": None}):
+        (place.folder / "state" / "prometheus.json").write_text(json.dumps(whole | damage))
+        done = place.once("--prometheus", "callfence.prom", "log")
+        assert (done.returncode, "state/prometheus.json is not the state of a shipper (" in done.stderr) == (2, True), damage
 
 
 def test_without_the_packages_of_opentelemetry(place: Place) -> None:

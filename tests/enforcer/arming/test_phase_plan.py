@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callfence.enforcer.arming import seized
-from callfence.enforcer.arming.plan import Plan, Stage
+from callfence.enforcer.arming.phase_plan import Plan, Stage
 from callfence.enforcer.bpf import ALL_RUN, RETURN, assembled
 from callfence.tracer.linux import SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF
 
