@@ -88,7 +88,7 @@ def test_who_traces_this_process(monkeypatch: pytest.MonkeyPatch, listed: dict[s
 )
 def test_what_the_helper_answers(monkeypatch: pytest.MonkeyPatch, answers: list[bytes], result: object) -> None:
     """The program permits its helper to trace it before it tells it to go on, and closes all pipes in any case."""
-    before, done, left = os.listdir("/proc/self/fd"), [], iter(answers)
+    before, done, left = {*os.listdir("/proc/self/fd")}, [], iter(answers)
     passing = SimpleNamespace(passing=lambda filter_, installs: b"key, " * installs + filter_)
     plan: Any = SimpleNamespace(key=passing) if len(answers) > 2 else None
     arm = answers[2].decode() if plan else "now"
@@ -105,4 +105,4 @@ def test_what_the_helper_answers(monkeypatch: pytest.MonkeyPatch, answers: list[
     monkeypatch.undo()
     assert given == result
     assert done == ([70, b"!"] if len(answers) > 1 else [])
-    assert os.listdir("/proc/self/fd") == before
+    assert {*os.listdir("/proc/self/fd")} <= before
