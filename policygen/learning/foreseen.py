@@ -27,8 +27,8 @@ _STREAM, _DATAGRAM, _TYPE, _CLOEXEC = 1, 2, 0xF, 0o2000000
 """SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE_MASK (linux/net.h), SOCK_CLOEXEC: C libraries set it here, and it grants nothing."""
 _SOL_SOCKET, _SELECT_ERR_QUEUE, _ERRQUEUE = 1, 45, 0x2000
 """SOL_SOCKET, SO_SELECT_ERR_QUEUE (asm-generic/socket.h), MSG_ERRQUEUE (linux/socket.h)."""
-_RECEIVES = {"recvmmsg": 3, "recvmsg": 2}
-"""Calls that can read a socket's errors -> the index of their flags; first the one that only those make who have it."""
+_READ_ERRORS = {"recvmmsg": (0, 0, 0, _ERRQUEUE, 0, 0), "recvmsg": (0, 0, _ERRQUEUE, 0, 0, 0)}
+"""Calls that can read a socket's errors -> their arguments then.  Who receives by the first reads errors by it, too."""
 _START = {"~": "$HOME", ".": "."}
 
 
@@ -58,9 +58,8 @@ def foreseen(old: Recording, whole: Recording) -> tuple[Observation, ...]:
             kind = _STREAM | _CLOEXEC
             events += [Event(arch, calls["socket"].number, (family, kind, 0, 0, 0, 0)) for family in _families(whole, known)]
         if _is_woken(whole, known) and not _is_woken(old, known) and not _reads_errors(whole, known):
-            name = next((name for name in _RECEIVES if _makes(whole, known, name)), "recvmsg")
-            arguments = (0, 0, 0, _ERRQUEUE, 0, 0) if name == "recvmmsg" else (0, 0, _ERRQUEUE, 0, 0, 0)
-            events.append(Event(arch, calls[name].number, arguments))
+            name = "recvmmsg" if _makes(whole, known, "recvmmsg") else "recvmsg"
+            events.append(Event(arch, calls[name].number, _READ_ERRORS[name]))
         for event in events:
             values = recorded_values(table(known), event)
             result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
@@ -83,7 +82,7 @@ def _is_woken(recording: Recording, arch: Arch) -> bool:
 
 def _reads_errors(recording: Recording, arch: Arch) -> bool:
     """Return whether plain runs read such a queue."""
-    flags = {table(arch).by_name[name].number: index for name, index in _RECEIVES.items()}
+    flags = {table(arch).by_name[name].number: arguments.index(_ERRQUEUE) for name, arguments in _READ_ERRORS.items()}
     of_arch = (one for one in recording.plain().observations if one.arch == arch.audit and one.number in flags)
     return any(one.example[flags[one.number]] & _ERRQUEUE for one in of_arch)
 
