@@ -3,8 +3,8 @@
     mutants.py PAGE [COUNT] [--seed N] [--only PATH ...]
 
 A change negates a condition, swaps an operator, moves a number by one, drops a statement.  It is made in a copy of what is
-committed, where all tests run first; those that fail are left out.  Then the tests of the changed file's folder run, then those
-of its package, until one fails.  The changes that none of them notices are tried together with all tests, since a whole run
+committed, where all tests run first; those that fail are left out.  Then the tests that name the changed module run, then those
+of its folder, until one fails.  The changes that none of them notices are tried together with all tests, since a whole run
 takes minutes.  What no test notices is printed, and stands on PAGE: a person judges whether it changes what the program does.
 """
 
@@ -138,10 +138,13 @@ def mutants(root: Path, source: random.Random, only: Sequence[str]) -> Iterator[
 
 
 def near(root: Path, path: Path) -> list[list[str]]:
-    """The tests that are nearest to a file: of its folder, then the others of its package."""
-    package = f"tests/{path.parts[0]}"
-    nearest = next((place for place in (f"tests/{path.parent}", package) if (root / place).is_dir()), package)
-    return [[nearest], *([[f"--ignore={nearest}", package]] if nearest != package else [])]
+    """The tests that are nearest to a file: those that name its module, then those of its folder; without any, its package's."""
+    module = re.compile(rf"\b{re.escape('.'.join(path.with_suffix('').parts))}\b")
+    tests = [str(file.relative_to(root)) for file in (root / "tests").rglob("test_*.py") if module.search(file.read_text())]
+    folder = f"tests/{path.parent}"
+    ignored = [f"--ignore={test}" for test in tests]
+    runs = [*([sorted(tests)] if tests else []), *([[*ignored, folder]] if (root / folder).is_dir() else [])]
+    return runs or [[f"tests/{path.parts[0]}"]]
 
 
 ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh")
