@@ -138,7 +138,7 @@ def mutants(root: Path, source: random.Random, only: Sequence[str]) -> Iterator[
 
 
 def near(root: Path, path: Path) -> list[list[str]]:
-    """The tests that are nearest to a file: those that name its module, then those of its folder; without any, its package's."""
+    """The tests that are nearest to a file: those that name its module, then its folder's; without any, its package's."""
     module = re.compile(rf"\b{re.escape('.'.join(path.with_suffix('').parts))}\b")
     tests = [str(file.relative_to(root)) for file in (root / "tests").rglob("test_*.py") if module.search(file.read_text())]
     folder = f"tests/{path.parent}"
