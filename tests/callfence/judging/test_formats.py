@@ -314,6 +314,16 @@ def test_the_reason_of_a_headline_is_shown(tmp_path: Path, added: str, headline:
         assert line.rstrip("`.").endswith(f"accepted in this change, for this reason: {reason}")
 
 
+def test_a_headline_in_json_says_why_it_is_one_and_what_is_safer(tmp_path: Path) -> None:
+    """Where there is something to say: that a default allows says it all."""
+    (tmp_path / "old.policy").write_text("default kill\nread: allow\npath /usr: read\n")
+    (tmp_path / "new.policy").write_text("default allow\nread: allow\npath /usr: read\npath $HOME/.ssh: read\n")
+    first = check_output("diff", diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["first"]
+    why = {entry["id"]: (entry["why"], entry["safer"]) for entry in first}
+    assert why["default-allow"] == (None, None)
+    assert all(why["ssh-keys"]) and "None" not in why["ssh-keys"]
+
+
 def test_a_reason_that_comes_with_the_change_is_shown(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text("read: allow\n")
     (tmp_path / "new.policy").write_text("read: allow\nptrace: allow  # why: a debugger\n")

@@ -42,3 +42,17 @@ def test_exactly_the_calls_of_the_helper_run(convention, installs):
         assert answer == bpf.ret(ALLOW if is_own(name, arguments, words, installs=installs) else KILL), (name, arguments)
         ran |= {name} if answer == bpf.ret(ALLOW) else set()
     assert ran == {"close_range", "exit_group", *(("seccomp", "mprotect", "mmap") if installs else ())}
+
+
+@pytest.mark.parametrize("convention", MACHINE.conventions, ids=lambda convention: hex(convention.audit))
+def test_a_program_that_makes_calls_with_the_secret_is_seen(convention):
+    """A filter takes only these calls for the helper's that installs the next one."""
+    key = Key()
+    word = key.spare(convention)[0]
+    places = {"seccomp": 3, "mprotect": 3, "mmap": 4}
+    for name, at in product(CALLS, range(6)):
+        number = 1000 if name == "another" else convention.number_of(name)
+        arguments = [0] * 6
+        arguments[at] = word
+        assert key.is_in((convention.audit, number), arguments) is (places.get(name) == at), (name, at)
+        assert not key.is_in((convention.audit, number), [word ^ 1] * 6)

@@ -386,3 +386,10 @@ def test_the_kernel_reads_as_many_bits_as_the_table_says() -> None:
         "chmod (0, 0) 0o600",
         "clone 0",
     ]
+
+
+def test_what_a_pointer_of_these_kinds_points_to_is_evident() -> None:
+    """An address of the program's own memory tells a reader nothing."""
+    assert not any(argument.kind.is_evident for argument in table(Arch.X86_64).by_name["write"].arguments)
+    kinds = {argument.name: argument.kind.is_evident for argument in table(Arch.X86_64).by_name["execve"].arguments}
+    assert kinds == {"filename": True, "argv": True, "envp": False}
