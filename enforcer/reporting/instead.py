@@ -3,8 +3,8 @@
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
 that it has, give files the owners that they have, read its limits, touch files that it may write to, and name itself where the
 policies allow what a call does to its caller; it fails signals to processes that do not exist, signal 0 to others, calls with
-NULL or nothing for a path, those that would bring a cache up to date (caches.tsv), and what a kernel or machine may not have,
-for which programs have another way (unavailable.tsv).
+NULL or nothing for a path, those that would bring a cache up to date (caches.tsv), those that ask a daemon which a machine may
+lack, and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
 _TERMINAL = b"/dev/tty\0"
+_DAEMONS = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/dev/log")
+"""The sockets that C libraries connect to by themselves, and do without: glibc nscd/nscd-client.h and misc/syslog.c, musl
+src/passwd/nscd.h and src/misc/syslog.c."""
 _TERMINALS = ("/dev/pts/", "/dev/tty", "/dev/console")
 """How the paths of terminals begin."""
 _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOCTTY|O_LARGEFILE|O_NOFOLLOW|O_SYNC"
@@ -62,6 +65,8 @@ _NEEDS_PATHS = frozenset(
 )  # fmt: skip
 """Calls that do nothing where a path is NULL or empty (fs/namei.c, getname_flags); others, as utimensat(2), take it for an open
 file, or do with AT_EMPTY_PATH."""
+_UNIX, _LONGEST_ADDRESS = b"\1\0", 110
+"""AF_UNIX (linux/socket.h) as a struct sockaddr_un has it, and how long that is (linux/un.h)."""
 _GENERATIONS = 100
 """How many ancestors of a process are examined at most."""
 
@@ -94,6 +99,9 @@ class Instead:
             return True
         if syscall.name in _PATH:
             return self._opens_device(arch, syscall.name)
+        if syscall.name == "connect" and self._asks_daemon():
+            self._fail(errno.ENOENT)
+            return True
         if syscall.name in ("kill", "tgkill", "tkill"):
             return self._signals(syscall.name)
         if syscall.name == "pidfd_send_signal":
@@ -137,6 +145,15 @@ class Instead:
             return False
         named = WaitingTask(self._event.task, self._event.task).path(self._event.arguments[path])
         return is_in_cache(named) and self._request.is_waiting()
+
+    def _asks_daemon(self) -> bool:
+        """Return whether a call connects to one of _DAEMONS, as getpwuid(3) and syslog(3) do.
+
+        The call fails whatever its address means, so it makes no difference if the task changes that meanwhile."""
+        address, length = self._event.arguments[1:3]
+        name = WaitingTask(self._event.task, self._event.task).read_on(address, min(length & 0xFFFFFFFF, _LONGEST_ADDRESS))
+        family, path = name[:2], name[2:].partition(b"\0")[0]
+        return family == _UNIX and path in _DAEMONS and self._request.is_waiting()
 
     def _is_of_itself(self, syscall: Syscall) -> bool:
         """Let a call run that names its own process or thread by number, if the policies allow the call with 0, which means the

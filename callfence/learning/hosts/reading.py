@@ -96,8 +96,8 @@ def _messages(task: Task, call: Call) -> Iterator[int]:
 
 
 def addresses(task: Task, call: Call) -> Iterator[bytes]:
-    """Yield the addresses (struct sockaddr) to which a call of SENDING sends, or connect(2) connects."""
-    if call.name == "connect":
+    """Yield the addresses (struct sockaddr) to which a call of SENDING sends, connect(2) connects or bind(2) binds."""
+    if call.name in ("connect", "bind"):
         yield memory(task, call.arguments[1], min(call.arguments[2] & 0xFFFFFFFF, linux.SOCKADDR))
     elif call.name == "sendto":
         if call.arguments[4]:

@@ -77,6 +77,8 @@ class HostWatcher:
         """(`connect` or `send`, the host, the port, the executable)."""
         self._sockets: set[tuple[str, str]] = set()
         """(a unix socket as a policy writes it, the executable)."""
+        self._missing: set[tuple[bytes, str]] = set()
+        """(the path of a unix socket that was not there when the program connected to it, the executable)."""
         self._servers: dict[tuple[str, bytes, int, str], bool] = {}
         """Uses of port 53 -> whether it is a server of /etc/resolv.conf."""
         self._answered = False
@@ -92,6 +94,8 @@ class HostWatcher:
         self._calls = calls
         for name in ("connect", *reading.SENDING, "socketcall"):
             calls.also_named(name, self._reaches, always=name != "sendto")
+        for name in ("bind", "socketcall"):
+            calls.also_named(name, self._binds)
         for arch, number in MAKING:
             calls.also(arch, number, self._makes, always=False)
         calls.zeros[table(NATIVE).by_name["sendto"].number] = _TO  # which send(3) has as well
@@ -167,6 +171,15 @@ class HostWatcher:
                     peer = peer._replace(port=0)
                 self._meets(task, event, call, "send", peer)
 
+    def _binds(self, task: Task, event: Event) -> None:
+        """Record a unix socket that a program has tried to connect to, to see whether another of its kind runs, and makes now:
+        it is there at the next start, if this run is killed."""
+        call = reading.call_of(task, event)
+        for data in reading.addresses(task, call) if call.name == "bind" and self._missing else ():
+            path = _real(_seen(task, data[2:].partition(b"\0")[0]))
+            if data[:2] == b"\1\0" and (path, task.executable) in self._missing:
+                self._file(path, task)
+
     def _meets(self, task: Task, event: Event, call: Call, use: str, peer: Peer) -> None:
         """Record that a task connects or sends to an address."""
         assert self._calls is not None
@@ -213,7 +226,10 @@ class HostWatcher:
             elif name:
                 self._socket(b"@" + name[1:], task)
             return
-        file = look_up(_seen(task, name.partition(b"\0")[0]))
+        path = _seen(task, name.partition(b"\0")[0])
+        file = look_up(path)
+        if file is None and len(self._missing) < MOST_USES:
+            self._missing.add((_real(path), task.executable))
         if file is None or not stat.S_ISSOCK(file.mode):
             return
         if file.path in NAME_SERVICES:
@@ -224,7 +240,10 @@ class HostWatcher:
                 what = f"asks {os.fsdecode(file.path)} for names, so hosts are recorded by their addresses"
                 self._gap(f"{task.executable} {what}")
             return
-        self._socket(named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here), task)
+        self._file(file.path, task)
+
+    def _file(self, path: bytes, task: Task) -> None:
+        self._socket(named(os.fsencode(self._renamed(os.fsdecode(path))), self._environment, self._here), task)
 
     def _socket(self, name: bytes, task: Task) -> None:
         row = name.decode("utf-8", "surrogateescape"), task.executable
@@ -293,6 +312,12 @@ class HostWatcher:
             return
         if not any(process == task.tgid for process, _ in self._probes):
             self._calls.unwatch(task.tgid)
+
+
+def _real(path: bytes) -> bytes:
+    """Return a path, the last name of which need not be there, with the links before it resolved."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _seen(task: Task, path: bytes) -> bytes:

@@ -71,6 +71,15 @@ def test_it_is_answered_without_a_denial(made, what, result):
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
 
 
+@pytest.mark.parametrize("what", ["name-daemon", "log-daemon"])
+def test_a_daemon_that_c_libraries_ask_is_not_there_for_who_has_unix_sockets_and_connects_to_none(made, what):
+    """caddy listens on a unix socket, and asks for its user's home when it is started without HOME."""
+    policy = f"{IMPLIED}socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0\n"
+    done, denied = made(policy, what)
+    assert (done.returncode, done.stdout.strip(), denied) == (0, f"{what} -1 ENOENT", [])
+    assert made(policy, "other-daemon")[1][0].startswith("connect(")
+
+
 @pytest.mark.parametrize(
     ("what", "result", "denied"),
     [("own-terminal", "-1 ENXIO", []), ("settings", "-1 EPERM", []), ("other-terminal", None, ["openat("])],

@@ -204,6 +204,12 @@ ENTRIES = (
     ("setsockopt: level == SOL_IPV6 && optname == IPV6_UNICAST_HOPS", {"limits hops"}),
     ("setsockopt: fd == 3 && level == SOL_IP && optname == IP_TTL", NOTHING),
     ("setsockopt: level == SOL_TCP && optname == IP_MTU_DISCOVER", NOTHING),
+    # timers, and processes to which it attaches
+    ("timer_create: which_clock == CLOCK_REALTIME", {"has timers"}),
+    ("timer_settime: allow", NOTHING),
+    ("ptrace: request == PTRACE_ATTACH && addr == 0 && data == 0", {"attaches to processes"}),
+    ("ptrace: request == PTRACE_SEIZE", {"attaches to processes"}),
+    ("ptrace: request == PTRACE_TRACEME", NOTHING),
     # terminals
     ("ioctl: cmd == TCSETS", TERMINALS),
     ("ioctl: cmd in {TCGETS, TCSETSF}", TERMINALS),

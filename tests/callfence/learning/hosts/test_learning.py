@@ -208,6 +208,36 @@ def test_unix_sockets(plain: Path, network: Network, monkeypatch: pytest.MonkeyP
     assert network.lines() == ["unix connect ./grams", "unix connect ./run/db", "unix connect @it"]
 
 
+ALONE = """
+import os, socket, sys
+try:
+    socket.socket(socket.AF_UNIX).connect("link/control")
+    sys.exit("another one runs")
+except (FileNotFoundError, ConnectionRefusedError):
+    pass
+try:
+    os.unlink("run/control")
+except FileNotFoundError:
+    pass
+server = socket.socket(socket.AF_UNIX)
+server.bind(os.path.abspath("run/control"))
+try:
+    socket.socket(socket.AF_UNIX).connect("run/never")
+except FileNotFoundError:
+    pass
+"""
+
+
+def test_a_server_may_see_whether_its_socket_is_another_ones(network: Network, commands: Commands) -> None:
+    """bird and smtpd connect to their control socket, which is there after a kill, before they make it."""
+    (network.folder / "run").mkdir()
+    (network.folder / "link").symlink_to("run")
+    network.learn("/usr/bin/python3", "-c", ALONE)
+    assert network.lines() == ["unix connect ./run/control"]
+    done = commands.enforce(network.policy, ["/usr/bin/python3", "-c", ALONE], network.folder)
+    assert done.ran.returncode == 0, done.ran.stderr
+
+
 EMPTY = r"""
 import socket
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as it, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
