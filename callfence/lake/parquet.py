@@ -121,9 +121,16 @@ class Part:
         """The number of observations and events."""
 
     def __enter__(self) -> Part:
-        self._folder.mkdir()
-        paths = {name: self._folder / f"{name}.parquet" for name in TABLES}
-        self._writers = {name: pq.ParquetWriter(path, SCHEMAS[name], compression="zstd") for name, path in paths.items()}
+        with _written(self._lake):
+            self._folder.mkdir()
+            try:
+                self._writers = {
+                    name: pq.ParquetWriter(self._folder / f"{name}.parquet", schema, compression="zstd")
+                    for name, schema in SCHEMAS.items()
+                }
+            except BaseException:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

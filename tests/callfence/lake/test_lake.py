@@ -378,14 +378,24 @@ def test_numbers_of_64_bits_are_whole(tmp_path: Path, capsys: pytest.CaptureFixt
 @needs("util-linux")
 def test_a_full_disk_is_an_error_of_the_lake(fleet: Path, tmp_path: Path) -> None:
     """The files are not called damaged, and no part is there."""
-    lake = tmp_path / "small"
-    lake.mkdir()
     many = [observation(0)._replace(executable=f"/{number:0100}", site=f"{number * 7:0100}") for number in range(9000)]
     recording_file.save(fleet / "big.rec", recording("big", 1, many))
+    assert_full(tmp_path / "small", 'size=128k none "$0"', fleet)
+
+
+@needs_root
+@needs("util-linux")
+@pytest.mark.parametrize("inodes", [3, 4, 7])
+def test_nor_is_a_part_left_that_could_not_begin(inodes: int, fleet: Path, tmp_path: Path) -> None:
+    """There is room for the lake's folder and its marker, and then for nothing, for a folder, or for some of its files."""
+    assert_full(tmp_path / "small", f'nr_inodes={inodes} none "$0" && printf 1 > "$0/callfence-lake"', fleet)
+
+
+def assert_full(lake: Path, mounted: str, files: Path) -> None:
+    lake.mkdir()
     code = "from callfence.cli import main; import sys; main(['lake', *sys.argv[1:]])"
-    words = [sys.executable, "-c", code, "add", str(lake), str(fleet)]
-    mount = f'mount -t tmpfs -o size=128k none "{lake}" && "$@"; status=$?; ls -a "{lake}"; exit $status'
-    command = ["unshare", "--mount", "sh", "-c", mount, "sh", *words]
+    script = f'mount -t tmpfs -o {mounted} && "$@"; status=$?; ls -a "$0"; exit $status'
+    command = ["unshare", "--mount", "sh", "-c", script, lake, sys.executable, "-c", code, "add", lake, files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "cannot be written to" in done.stderr and "not added" not in done.stderr
     assert "part-" not in done.stdout
