@@ -178,13 +178,17 @@ def payload_size(query: bytes) -> int:
 
 
 def _records(message: bytes, at: int, count: int, *, truncated: bool = False) -> Iterator[_Record]:
+    """Yield the records from a place on.  `truncated`: the message may end anywhere, also within a record."""
     for _ in range(count):
-        if truncated and at >= len(message):
-            return
-        name, at = _name(message, at)
-        length = _word(message, at + 8)
-        if at + 10 + length > len(message):
-            raise DnsError("a record ends after the message")
+        try:
+            name, at = _name(message, at)
+            length = _word(message, at + 8)
+            if at + 10 + length > len(message):
+                raise DnsError("a record ends after the message")
+        except DnsError:
+            if truncated:
+                return
+            raise
         yield _Record(name, _word(message, at), _word(message, at + 4) << 16 | _word(message, at + 6), at + 10, length)
         at += 10 + length
 

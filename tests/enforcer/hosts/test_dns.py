@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from callfence.enforcer.hosts.names.dns import OPT, DnsError, Question, question_of, restored
+from callfence.enforcer.hosts.names.dns import OPT, Answer, DnsError, Question, answer_of, question_of, restored
 
 NAME = b"\x03api\x07example\0"
 QUERY = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + NAME + struct.pack(">HH", 28, 1)
@@ -36,6 +36,20 @@ def test_a_question() -> None:
 def test_no_question(message: bytes) -> None:
     with pytest.raises(DnsError):
         question_of(message)
+
+
+@pytest.mark.parametrize("flags", [0x8380, 0x8180])
+def test_a_truncated_answer_may_end_within_a_record(flags: int) -> None:
+    """Resolvers then ask by TCP, whatever else it has."""
+    record = b"\xc0\x0c" + struct.pack(">HHIH", 28, 1, 60, 16) + bytes(15) + b"\2"
+    whole = struct.pack(">6H", 7, flags, 1, 2, 0, 0) + QUERY[12:] + 2 * record
+    for cut in range(1, len(record)):
+        message = whole[:-cut]
+        if flags == 0x8380:
+            assert answer_of(restored(message, QUERY)) == Answer(0, True, ("api.example",), (record[-16:],), 60)
+            continue
+        with pytest.raises(DnsError):
+            answer_of(restored(message, QUERY))
 
 
 @pytest.mark.parametrize("counts", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
