@@ -78,7 +78,7 @@ class Launch:
 
     def __init__(self, program: Program, dispositions: Dispositions, filter_: bytes) -> None:
         """Fork.  `dispositions`: the signal state that this process was started with, which the child restores.
-        `filter_`: the recording filter, an array of struct sock_filter."""
+        `filter_`: the recording filter, an array of struct sock_filter.  Raises TracerError if no process can be started."""
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
         stages = ["seize"]
@@ -92,6 +92,9 @@ class Launch:
 
         try:
             self.pid = fork(become, failed)
+        except OSError as error:
+            message = "no process can be started: the limit of processes (ulimit -u) or of memory (ulimit -v) is reached"
+            raise TracerError(message, "clone", error.errno or errno.EAGAIN) from None
         finally:
             os.close(go_read)
             os.close(failure_write)

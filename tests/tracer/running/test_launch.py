@@ -10,7 +10,7 @@ import pytest
 
 from callfence.tracer.errors import StartError, TracerError
 from callfence.tracer.running import launch
-from callfence.tracer.running.launch import Launch
+from callfence.tracer.running.launch import Dispositions, Launch, Program
 
 FILTER, PREPARE = "cannot install the recording filter", "the program cannot be started"
 
@@ -46,6 +46,15 @@ def test_why_it_cannot_be_started(stage: str, error: BaseException, expected: st
 
 def test_what_runs_has_no_reason() -> None:
     assert checked(b"") == ""
+
+
+def test_a_limit_of_processes_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork(*_: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(launch, "fork", fork)
+    with pytest.raises(TracerError, match="no process can be started: the limit of processes"):
+        Launch(Program(b"true", (), ()), Dispositions.__new__(Dispositions), b"")
 
 
 @pytest.mark.parametrize(
