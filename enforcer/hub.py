@@ -73,10 +73,11 @@ class Hub:
         return self.descriptor, *self._watched
 
     def run(self, *, waits: bool = False) -> None:
-        """Call what is due.  `waits`: wait until something is."""
+        """Call what is due, but nothing that this makes due.  `waits`: wait until something is."""
         for descriptor, _ in self._epoll.poll(self.pause() if waits else 0):
             if call := self._watched.get(descriptor):
                 call()
-        while self._moments and self._moments[0][0] <= time.monotonic():
+        now = time.monotonic()
+        while self._moments and self._moments[0][0] <= now:
             if call := self._due.pop(heappop(self._moments)[1], None):
                 call()

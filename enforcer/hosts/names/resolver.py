@@ -267,6 +267,8 @@ class _Conversation:
         self._hub = resolver.hub
         self._received = b""
         self._upstream: socket | None = None
+        self._is_due = False
+        """Whether the next question has its turn already."""
         self._is_open = True
         self._hub.watch(client.fileno(), READABLE, self._read)
         self._moment = self._hub.after(_WAIT, self._end)
@@ -290,28 +292,29 @@ class _Conversation:
         self._received += part
         if not part or len(self._received) > 2 * _LONGEST:
             self._end()
-        elif self._upstream is None:
+        elif self._upstream is None and not self._is_due:
             self._next()
 
     def _next(self) -> None:
-        """Pass on the next question that has been received completely."""
-        while self._is_open and len(self._received) >= 2:  # an answer may have ended it
-            length = int.from_bytes(self._received[:2], "big")
-            if len(self._received) < 2 + length:
-                return
-            query, self._received = self._received[2 : 2 + length], self._received[2 + length :]
-            reduced = self._resolver.permitted(query, self._port, self._answer)
-            if reduced is None:
-                continue
+        """Pass on the next question that has been received completely.  If it is not passed on, the one after it has its turn
+        in the hub's next run: a connection can have thousands, and other calls wait meanwhile."""
+        self._is_due = False
+        length = int.from_bytes(self._received[:2], "big")
+        if not self._is_open or len(self._received) < 2 + length:  # an answer may have ended it
+            return
+        query, self._received = self._received[2 : 2 + length], self._received[2 + length :]
+        reduced = self._resolver.permitted(query, self._port, self._answer)
+        if reduced is not None:
             ask = len(reduced).to_bytes(2, "big") + reduced
             try:
                 upstream = self._upstream = self._resolver.upstream(SOCK_STREAM)
                 self._hub.watch(upstream.fileno(), WRITABLE, partial(self._connected, query, ask))
+                return
             except OSError:
                 self._upstream = None
                 self._answer(dns.refusal(query, dns.SERVFAIL))
-                continue
-            return
+        self._is_due = True
+        self._hub.after(0, self._next)
 
     def _connected(self, query: bytes, ask: bytes) -> None:
         upstream, content = self._upstream, b""

@@ -168,10 +168,10 @@ def test_an_answer_gives_no_more_addresses_than_records():
         answer_of(hinted(MOST + 1))
 
 
-def resolving(server=("127.0.0.1", 53)):
+def resolving(server=("127.0.0.1", 53), deny=lambda *_: False):
     """A resolver that asks a name server, and what it waits for."""
     hub, names_ = Hub(), Names([Rules(b"tcp connect a.example: 443")])
-    resolver = Resolver(b"\x7f\0\0\1", hub, names_, Judge(names_, lambda *_: False, is_audit=False), bool)
+    resolver = Resolver(b"\x7f\0\0\1", hub, names_, Judge(names_, deny, is_audit=False), bool)
     resolver._server = server
     return resolver, hub
 
@@ -266,6 +266,23 @@ def test_without_descriptors_a_question_fails():
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, former)
         assert client.recv(4096) == refusal(query("a.example", 1, 7), 2)
+
+
+def test_many_questions_of_a_connection_have_their_turns():
+    """A connection can have 64 KiB of them: the program's other calls waited for a minute until those of 400 were refused."""
+    denied = []
+    resolver, hub = resolving(deny=lambda question, *_: denied.append(question))
+    with connected(resolver) as client:
+        for number in range(300):
+            client.sendall(framed(query("x.example", 1, number)) + bytes(2))
+        client.settimeout(5)
+        while len(denied) < 300:
+            before = len(denied)
+            hub.run(waits=True)
+            assert len(denied) - before <= 2  # one that has come meanwhile
+        answers = b"".join(framed(refusal(query("x.example", 1, number), 5)) for number in range(300))
+        with client.makefile("rb") as received:
+            assert received.read(len(answers)) == answers
 
 
 @pytest.mark.long
