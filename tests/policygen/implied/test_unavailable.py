@@ -15,7 +15,7 @@ from callfence.tracer.abi import Arch, table
 from callfence.tracer.abi.constants import table_rows
 
 ROWS = [tuple(row) for row in table_rows(tables.__spec__, "unavailable.tsv")]
-EAFNOSUPPORT, ENOTTY, ENOPROTOOPT, EPERM, EINVAL, ESRCH = 97, 25, 92, 1, 22, 3
+EAFNOSUPPORT, ENOTTY, ENOPROTOOPT, EPERM, EINVAL, ESRCH, EBADF = 97, 25, 92, 1, 22, 3, 9
 
 
 def test_every_row_has_two_cells_and_is_there_once() -> None:
@@ -66,6 +66,9 @@ def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
         ("setsockopt 3 SOL_SOCKET SO_PASSCRED 0 4", 0),
         # what is an error whatever else is given
         ("setitimer 99", EINVAL),
+        ("sendmsg -1 0 0", EBADF),
+        ("sendmsg 0 0 0", 0),
+        ("connect -1 0 16", EBADF),
         ("setitimer -1", EINVAL),
         ("setitimer ITIMER_PROF", 0),
         ("setpriority 4711 0 5", EINVAL),
