@@ -25,8 +25,8 @@ MOST_NAMES = 1024
 """The most names that are recorded, and whose addresses are."""
 _MOST_KNOWN, _MOST_PROCESSES = 65536, 1024
 """The most addresses, and processes, whose names are remembered: the earliest are forgotten."""
-_MOST_BYTES, _MOST_FILES = 1 << 20, 16
-"""The most bytes of a file that are read, and files, or states of one, that are remembered: the earliest are forgotten."""
+_MOST_FILES = 16
+"""The most files, or states of one, that are remembered: the earliest are forgotten."""
 
 
 class Names:
@@ -104,7 +104,7 @@ class Names:
                 if stat.S_ISREG(status.st_mode):
                     # A pipe that has taken the file's place would have nobody wait.
                     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                        self._texts[key] = (file.read(_MOST_BYTES) or b"").decode("utf-8", "replace")
+                        self._texts[key] = (file.read(files.MOST_BYTES) or b"").decode("utf-8", "replace")
                 if len(self._texts) > _MOST_FILES:
                     del self._texts[next(iter(self._texts))]
             return self._texts[key]

@@ -16,6 +16,10 @@ FILES = HOSTS, CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
 LOCALHOST = "localhost"
 LOOPBACK = tuple(UNSPECIFIED.values())
 """127.0.0.1 and ::1.  Many programs try both for LOCALHOST, whichever of them /etc/hosts has (RFC 6761, 6.3)."""
+_NOBODY = ("0.0.0.0", "::")
+"""The addresses by which lists in /etc/hosts block names."""
+MOST_BYTES = 16 << 20
+"""What is read of a file: lists that block names have several MiB."""
 
 
 def packed(text: str) -> bytes:
@@ -27,9 +31,9 @@ def packed(text: str) -> bytes:
 
 
 def hosts(text: str) -> Iterator[tuple[bytes, list[str]]]:
-    """Yield the address of each line of /etc/hosts, with its names as they are written."""
+    """Yield the address of each line of /etc/hosts, with its names as they are written, but not the names that are blocked."""
     for words in _lines(text):
-        if address := packed(words[0]):
+        if words[0] not in _NOBODY and (address := packed(words[0])):
             yield address, words[1:]
 
 

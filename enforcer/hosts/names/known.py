@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from itertools import islice
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts.names import files
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.names.dns import Answer
     from callfence.enforcer.hosts.rules import Rules
 
+_PART = 1 << 20
+"""Bytes of a file that are read at once."""
 _MOST = 65536
 """The most names of all addresses that are remembered; those of addresses that were given longest ago are forgotten first."""
 _MOST_NAMES = 4096
@@ -179,7 +182,8 @@ class _Watched:
     def _read(self) -> str:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
+            parts = iter(lambda: os.read(descriptor, _PART), b"")
+            return b"".join(islice(parts, files.MOST_BYTES // _PART)).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
 

@@ -42,6 +42,7 @@ FILES = "callfence.enforcer.hosts.names.files"
         ("::1 ip6-localhost localhost\n", ["localhost"], ["ip6-localhost", "localhost"]),
         ("127.0.0.1 localhost\n::1 localhost\n", ["localhost"], ["localhost"]),
         ("127.0.0.1 vm\n192.0.2.1 localhost\n", ["vm"], []),
+        ("0.0.0.0 blocked.example\n:: blocked.example\n127.0.0.1 vm\n", ["vm"], []),
         ("", [], []),
     ],
 )
@@ -56,6 +57,17 @@ def test_both_loopback_addresses_are_localhost_if_one_is(
     assert (names.of(V4), names.of(V6)) == (of_v4, of_v6)
     learned = names_of(text)
     assert all(learned.get(address, "") in (*names.of(address), "") for address in LOOPBACK)
+
+
+def test_a_long_list_of_blocked_names_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    text = "".join(f"0.0.0.0 {number}.ads.example\n" for number in range(60_000)) + "192.0.2.7 own.example\n"
+    assert len(text) > 1 << 20
+    file.write_text(text)
+    monkeypatch.setattr(f"{FILES}.HOSTS", str(file))
+    names = known.Names(())
+    assert (names.of(bytes((192, 0, 2, 7))), names.of(V4)) == (["own.example"], [])
+    assert names_of(text) == {bytes((192, 0, 2, 7)): "own.example"}
 
 
 @pytest.mark.parametrize(

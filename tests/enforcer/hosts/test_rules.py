@@ -39,6 +39,14 @@ def test_a_line_that_is_granted_later_permits_a_look_up() -> None:
     assert (granted.spare(name), granted.reaches("connect", b"\x0a\0\0\1", [name])) == (0, False)
 
 
+@pytest.mark.parametrize(("line", "socket"), [("/run/db", b"/run/db"), ('"/run/a b\\xff"', b"/run/a b\xff"), ("@it", b"@it")])
+def test_a_socket_that_is_granted_later_is_that_policys(line: str, socket: bytes) -> None:
+    confining = [(file, encode(Files(unix=()))) for file in ("it.policy", "other.policy")]
+    hosts = Hosts(confining, {}, (), is_audit=False, keeps=lambda: True, linking=Linking)
+    hosts.grant("it.policy", f"unix connect {line}")
+    assert hosts.sockets == {"it.policy": [socket], "other.policy": []}
+
+
 @given(
     st.dictionaries(st.sampled_from(HOSTS), PORTS, max_size=5),
     PORTS,
