@@ -41,13 +41,6 @@ FAMILIES = (
         "mprotect 0 4096 PROT_READ|PROT_EXEC",
     ),
     Family(
-        "memory below 2 GB, which PHP asks for where memory is short", (),
-        ("mmap 0 4096 PROT_READ|PROT_WRITE MAP_SHARED|MAP_ANONYMOUS|MAP_32BIT",
-         "mmap 0 4096 PROT_READ|PROT_WRITE MAP_PRIVATE|MAP_ANONYMOUS|MAP_32BIT"),
-        ("mmap 0 4096 PROT_READ|PROT_EXEC MAP_PRIVATE|MAP_ANONYMOUS|MAP_32BIT",
-         "mmap 0 4096 PROT_READ|PROT_WRITE MAP_SHARED|MAP_32BIT"),
-    ),
-    Family(
         "timers that it may make", ("timer_create: which_clock == CLOCK_MONOTONIC",),
         ("timer_delete 1", "timer_gettime 1", "timer_getoverrun 1"), ("timer_settime 1 0", "timer_create CLOCK_REALTIME"),
         "timer_delete 1",
