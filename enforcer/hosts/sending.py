@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from functools import partial
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
 """Levels and types of control messages that send a datagram over other hosts: IP_RETOPTS, IPV6_RTHDR and its older form."""
 _MOST_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
+_TURN = 0.1
+"""The seconds after which sendmmsg(2) returns how many messages it has sent so far: to read one may take 5 ms, and the
+program's other calls wait meanwhile."""
 _MOST_BYTES = 0x7FFFF000
 """The most bytes that one call sends (MAX_RW_COUNT, linux/fs.h)."""
 
@@ -131,7 +135,10 @@ class Sending:
             write(request, at + place * step + length_at, result.to_bytes(4, "little"))
             return place + 1
 
+        end = time.monotonic() + _TURN
         for place in range(count):
+            if place and time.monotonic() > end:
+                return place
             later = flags & INT | (MSG_DONTWAIT if place else 0)  # only the first one is waited for
             self._targets.is_part = place > 0
             try:

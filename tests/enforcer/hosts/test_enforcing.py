@@ -607,6 +607,28 @@ def test_a_process_in_a_root_of_its_own_connects_to_the_sockets_that_lines_grant
     assert set(ran.ungranted) == {f"unix connect {folder}/root/in/no"}
 
 
+@pytest.mark.long
+def test_many_messages_of_a_call_do_not_hold_up_others(network: Network) -> None:
+    """To read 1,024 with as many parts each took 5 s and more, in which no other call was answered."""
+    script = (
+        "import ctypes, socket\n"
+        "class Part(ctypes.Structure):\n"
+        "    _fields_ = [('base', ctypes.c_char_p), ('length', ctypes.c_size_t)]\n"
+        "class Head(ctypes.Structure):\n"
+        "    _fields_ = [('name', ctypes.c_char_p), ('size', ctypes.c_uint), ('parts', ctypes.POINTER(Part)),\n"
+        "        ('count', ctypes.c_size_t), ('rest', ctypes.c_size_t * 3), ('sent', ctypes.c_uint)]\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "sender.connect(('192.0.2.4', 9000))\n"
+        "parts = (Part * 1024)(*[(b'x', 1)] * 1024)\n"
+        "heads = (Head * 1024)(*[Head(None, 0, parts, 1024)] * 1024)\n"
+        "sent = libc.sendmmsg(sender.fileno(), heads, 1024, 0)\n"
+        "print(0 < sent < 1024, [head.sent for head in heads] == [1024] * sent + [0] * (1024 - sent))\n"
+    )
+    ran = network.enforced(["udp send 192.0.2.4: 9000"], "/usr/bin/python3", "-c", script)
+    assert ran.stdout == "True True\n", ran.stderr
+
+
 def test_apply_refuses_such_a_policy(commands: Commands, tmp_path: Path) -> None:
     file = tmp_path / "it.policy"
     file.write_text(allowing_all("udp send: none"))
