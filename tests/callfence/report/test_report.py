@@ -211,6 +211,15 @@ def test_json_says_the_same(learned: Path) -> None:
     assert any(finding["name"] == "socket" for finding in found["findings"])
 
 
+def test_a_difference_without_a_known_risk_says_so(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("read: allow\n")
+    (tmp_path / "it.policy").write_text("read: allow\nmkdir: allow\nptrace: allow\n")
+    text = run(tmp_path, "report", "it.policy", "--against", "old.policy").stdout
+    rows = [row for row in re.findall("<tr>.*?</tr>", text, re.DOTALL) if "\N{RIGHTWARDS ARROW}" in row]
+    assert ["none known" in row for row in rows if "<code>mkdir</code>" in row] == [True]
+    assert ["none known" in row for row in rows if "<code>ptrace</code>" in row] == [False]
+
+
 def test_without_a_recording(learned: Path, tmp_path: Path) -> None:
     shutil.copy(learned / "it.policy", tmp_path)
     done = run(tmp_path, "report", "it.policy")

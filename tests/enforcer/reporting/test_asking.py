@@ -543,6 +543,7 @@ def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, termina
     assert "deny it, and do not ask again" in until(screen, r"\[\?\]: ")
     screen.send("n\n")
     shown = until(screen, r"rule     getppid: allow[\s\S]*\[\?\].*: ")
+    assert f", as in `once {letters(shown)}`" in shown
     screen.send("always\n")
     other = until(screen, r"\[\?\]: ")
     assert letters(other) != letters(shown)
