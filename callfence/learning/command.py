@@ -124,8 +124,9 @@ def _kept(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 def _explained(error: Exception) -> str:
     """Return the message for the user about an exception."""
     if isinstance(error, OSError):
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return f"{what}; the file was not changed"
+        if error.filename:
+            return f"{error.filename}: {error.strerror}; the file was not changed"
+        return str(error.strerror or error)
     if isinstance(error, CallfenceError):
         return f"{'internal error, please report it: ' * isinstance(error, InternalError)}{error}"
     import traceback
