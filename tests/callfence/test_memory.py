@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence import start
+from callfence.learning import command as learning
 from callfence.policygen import reading
 from callfence.tracer.abi import NATIVE
 
@@ -103,6 +104,12 @@ def test_an_error_for_want_of_memory_is_known_by_its_cause() -> None:
         assert start.is_short(error)
     assert start.is_short(OSError(12, "Cannot allocate memory"))
     assert not start.is_short(ValueError("unreadable"))
+
+
+def test_an_error_that_is_about_no_file_does_not_speak_of_one() -> None:
+    """As where a limit leaves no descriptor (`ulimit -n 6`)."""
+    assert learning._explained(OSError(24, "Too many open files")) == "Too many open files"
+    assert learning._explained(OSError(28, "No space", "a.rec")) == "a.rec: No space; the file was not changed"
 
 
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:

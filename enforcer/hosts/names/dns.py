@@ -22,6 +22,8 @@ HEAD = 12
 """Bytes of the header."""
 MOST = 512
 """The most records, and the most addresses, of an answer that are read."""
+_MOST_ASKED = 4
+"""The most records of a query that are read: programs send an OPT and perhaps a signature (RFC 6891, 8945)."""
 _ANSWERS, _TRUNCATED, _WANTS_RECURSION, _CAN_RECUR = 1 << 15, 1 << 9, 1 << 8, 1 << 7
 _POINTER, _LABEL = 0xC0, 63
 _POINTERS = 127
@@ -151,7 +153,7 @@ def restored(answer: bytes, query: bytes) -> bytes:
         raise DnsError("the answer is to another question")
     counts = [_word(answer, at) for at in (6, 8, 10)]
     records, end = answer[asked.end :], asked.end
-    if not any(record.type == OPT for record in _records(query, asked.end, sum(_word(query, at) for at in (6, 8, 10)))):
+    if _option(query, asked.end) is None:
         for place, record in enumerate(_records(answer, asked.end, min(sum(counts), MOST), truncated=True)):
             if record.type == OPT:  # its name is the root: one byte
                 if place < counts[0] + counts[1]:
@@ -167,14 +169,18 @@ def restored(answer: bytes, query: bytes) -> bytes:
 def payload_size(query: bytes) -> int:
     """Return how many bytes of an answer by UDP the sender of a query takes (RFC 6891, 6.2.3); 512 without EDNS."""
     try:
-        end = question_of(query).end
-        count = sum(_word(query, at) for at in (6, 8, 10))
-        for record in _records(query, end, min(count, MOST)):
-            if record.type == OPT:
-                return max(512, _word(query, record.start - 8))
+        if option := _option(query, question_of(query).end):
+            return max(512, _word(query, option.start - 8))
     except DnsError:
         pass
     return 512
+
+
+def _option(query: bytes, end: int) -> _Record | None:
+    """Return the OPT record of a query whose question ends there, if it is among the first records; else None.  Raises
+    DnsError."""
+    records = _records(query, end, min(sum(_word(query, at) for at in (6, 8, 10)), _MOST_ASKED))
+    return next((record for record in records if record.type == OPT), None)
 
 
 def _records(message: bytes, at: int, count: int, *, truncated: bool = False) -> Iterator[_Record]:
