@@ -74,7 +74,7 @@ class _Place:
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file of the folder.  Raises OSError, which names the file."""
-        temporary = f"{name}.{os.getpid()}"
+        temporary = f"{name}.{os.urandom(8).hex()}"  # not the pid: in a container each start may have that of a killed one
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, self.file_mode, dir_fd=self.descriptor)
         try:

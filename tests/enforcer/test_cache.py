@@ -177,6 +177,16 @@ def test_damage_is_noticed_and_repaired(cached):
     assert not compiles()
 
 
+def test_what_a_killed_start_has_left_does_not_keep_the_next_one_from_writing(tmp_path, monkeypatch):
+    """In a container both may have the same id."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = cache._own(create=True)
+    (tmp_path / "callfence" / f"a.filter.{os.getpid()}").touch()
+    place.write("a.filter", b"filter")
+    os.close(place.descriptor)
+    assert (tmp_path / "callfence" / "a.filter").read_bytes() == b"filter"
+
+
 def test_a_filter_of_another_policy_is_not_used(cached):
     _, _, compiles = cached
     file, content = wider_entry(cached)
