@@ -96,8 +96,12 @@ _NAMES = ("pass", "secret", "token", "key", "credential", "auth")
 
 
 def shown(command: Sequence[str]) -> list[str]:
-    """Return a command line without secrets; of one longer than 300 characters the end, with `...` as the last word."""
-    from callfence.policygen.evidence.words import SECRET, masked
+    """Return a command line without secrets; of one longer than 300 characters the end, with `...` as the last word.  A process
+    that the policy's files confine by now, and that can load no module, returns the program alone."""
+    try:
+        from callfence.policygen.evidence.words import SECRET, masked
+    except (ImportError, OSError):
+        return [*command[:1], "..."]
 
     words, length, is_secret = list[str](), 0, False
     for word in command:

@@ -349,6 +349,17 @@ def test_a_program_that_is_not_granted(place, program):
         assert "cannot be executed: the policy does not grant `read, execute` to the program" in done.stderr
 
 
+def test_the_log_says_so_too(place, program):
+    """The process that writes it can load no module any more: what finds secrets in a command line is one."""
+    place.policy(f"{EVERY_CALL}path /etc: read", "files.policy")
+    done = place.enforce("--log", "log", "-p", "files.policy", program, "--password=x")
+    (record,) = place.records("log")
+    assert (done.returncode, record["event"], record["status"], record["command"]) == (
+        126, "refused", 126, [str(program), "..."],
+    )  # fmt: skip
+    assert record["message"] in done.stderr and "Traceback" not in done.stderr
+
+
 LINES = {
     "read and ports": "path ./data: read\ntcp connect: 9\ntcp bind: 9",
     "moving": "path .: read, create, remove, move\npath ./other: move",
