@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
+_MOST_NAMES = 1024
+"""The most names of folders and links on the way to a file: links can make it 80,000, and the program's other calls wait."""
 NAME_SERVICES = (b"/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve", b"/run/avahi-daemon/socket")
 """Sockets of services that look up names for programs: nscd(8), systemd-resolved(8), avahi-daemon(8).  Where names are
 confined, these are not there, so that C libraries ask a name server."""
@@ -97,11 +99,14 @@ def _walked(root: int, start: int, path: bytes) -> int:
 
     `root` is that folder, `start` the task's working folder, for a relative path.  A link of /proc counts as its text.  Raises
     OSError."""
-    names, links, top = path.split(b"/")[::-1], 0, os.fstat(root)
+    names, links, count, top = path.split(b"/")[::-1], 0, 0, os.fstat(root)
     at = os.open(b".", _OPEN, dir_fd=root if path.startswith(b"/") else start)
     try:
         while names:
             name = names.pop()
+            count += 1
+            if count > _MOST_NAMES:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), "connect")
             if name in (b"", b".") or (name == b".." and os.path.samestat(os.fstat(at), top)):
                 continue
             new = os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import allowing_all, number_of
 
+from callfence.enforcer.hosts import unix
 from callfence.enforcer.hosts.sockets import Socket
 
 if TYPE_CHECKING:
@@ -137,3 +139,19 @@ def test_one_that_is_told_of_a_failure_reaches_its_peer_again_or_nobody(
             assert peer.recv(9) == then
         except OSError as error:
             assert error.errno == then
+
+
+def test_links_do_not_make_the_way_to_a_socket_longer_without_end(tmp_path: Path) -> None:
+    """A process in a root of its own makes them: with 40 links of 4,090 bytes each call took a second, and others waited."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "end").touch()
+    for name, count in (("short", 400), ("long", 600)):
+        (tmp_path / name).symlink_to("a/../" * count + "end")
+    root = os.open(tmp_path, os.O_PATH)
+    try:
+        os.close(unix._walked(root, -1, b"/short"))
+        with pytest.raises(OSError) as raised:
+            unix._walked(root, -1, b"/long")
+        assert raised.value.errno == errno.ELOOP
+    finally:
+        os.close(root)
