@@ -33,15 +33,15 @@ static void addresses(void)
     struct sockaddr_nl netlink = {.nl_family = AF_NETLINK};
     inet_pton(AF_INET, "192.0.2.1", &four.sin_addr);
     inet_pton(AF_INET6, "2001:db8::1:0:0:2", &six.sin6_addr);
-    connect(-1, (void *)&four, sizeof four);
-    connect(-1, (void *)&six, sizeof six);
-    connect(-1, (void *)&file, sizeof file);
-    connect(-1, (void *)&abstract, sizeof(sa_family_t) + 7);
-    bind(-1, (void *)&netlink, sizeof netlink);
-    bind(-1, (void *)&four, 1);          /* too short to have a family */
-    bind(-1, (void *)&four, -1);         /* a length that no address has */
+    connect(99, (void *)&four, sizeof four);
+    connect(99, (void *)&six, sizeof six);
+    connect(99, (void *)&file, sizeof file);
+    connect(99, (void *)&abstract, sizeof(sa_family_t) + 7);
+    bind(99, (void *)&netlink, sizeof netlink);
+    bind(99, (void *)&four, 1);          /* too short to have a family */
+    bind(99, (void *)&four, -1);         /* a length that no address has */
     struct msghdr message = {.msg_name = &four, .msg_namelen = sizeof four};
-    sendmsg(-1, &message, 0);
+    sendmsg(99, &message, 0);
     sendto(-1, "", 0, 0, (void *)&four, sizeof four);
     close(fd);
 }
