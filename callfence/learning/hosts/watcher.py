@@ -176,7 +176,7 @@ class HostWatcher:
         it is there at the next start, if this run is killed."""
         call = reading.call_of(task, event)
         for data in reading.addresses(task, call) if call.name == "bind" and self._missing else ():
-            path = _real(_seen(task, data[2:].partition(b"\0")[0]))
+            path = os.path.realpath(_seen(task, data[2:].partition(b"\0")[0]))
             if data[:2] == b"\1\0" and (path, task.executable) in self._missing:
                 self._file(path, task)
 
@@ -229,7 +229,7 @@ class HostWatcher:
         path = _seen(task, name.partition(b"\0")[0])
         file = look_up(path)
         if file is None and len(self._missing) < MOST_USES:
-            self._missing.add((_real(path), task.executable))
+            self._missing.add((os.path.realpath(path), task.executable))
         if file is None or not stat.S_ISSOCK(file.mode):
             return
         if file.path in NAME_SERVICES:
@@ -312,12 +312,6 @@ class HostWatcher:
             return
         if not any(process == task.tgid for process, _ in self._probes):
             self._calls.unwatch(task.tgid)
-
-
-def _real(path: bytes) -> bytes:
-    """Return a path, the last name of which need not be there, with the links before it resolved."""
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.realpath(folder), name)
 
 
 def _seen(task: Task, path: bytes) -> bytes:
