@@ -48,6 +48,7 @@ def made(place, build, shared_policy):
         ("null-full", "-1 EMFILE"),
         ("full", "3"),
         ("terminal", "-1 ENXIO"),
+        ("console", "-1 ENXIO"),  # redir was killed as it said that its port is taken
         ("itself", str(signal.SIGUSR1.value)),
         ("own-thread", str(signal.SIGUSR1.value)),
         ("child", str(signal.SIGTERM.value)),
