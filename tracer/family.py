@@ -41,7 +41,7 @@ class TaskFamily:
 
     def _set_executable(self, task: Task) -> None:
         task.executable = executable_of(task.tgid)
-        task.pages, task.began = [], 0
+        task.pages, task.began, task.waited = [], 0, 0
         self._tally.turn(task)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:

@@ -144,6 +144,8 @@ class Task:
         self.entered = 0
         """The waits that its process has begun or inherited, and how often it was forked, as bits of tracer.abi.waits, if these
         are followed."""
+        self.waited = 0
+        """The waits that it has begun itself since its process has threads."""
         self.pages: list[Page] = []
         """What it has called since its process has threads, if waits are followed."""
         self.began = 0

@@ -245,19 +245,20 @@ class Answers:
     # Calls of a task that is stopped
 
     def judge_and_report(self, call: Notification, phase: str) -> Action | None:
-        """Return the action for the call of a stopped task: an errno, without a report, if some kernels or machines lack what
-        the call needs; else the policies' action, after a report; None, for a kill, if judging the call fails."""
+        """Return the action for the call of a stopped task: an errno, without a report, if the call may fail in place of being
+        denied (`Instead`); else the policies' action, after a report; None, for a kill, if judging the call fails."""
         request = StoppedRequest(call, phase)
         if (verdict := self._loaded.verdict(request)) is None:
             return None
         try:
             if self._may_be_answered(verdict):
-                from callfence.policygen.implied.tables import unavailable
+                from callfence.enforcer.reporting.instead import Instead
                 from callfence.policygen.model import Action, ActionKind
 
-                if number := unavailable(verdict.event):
-                    self._loaded.reports.failed(verdict.event, number)
-                    return Action(ActionKind.ERRNO, number)
+                instead = Instead(request, verdict, (-1, -1), keeps_signals=False)
+                if instead.answer() and instead.error:  # the filters let no denied call run
+                    self._loaded.reports.failed(verdict.event, instead.error)
+                    return Action(ActionKind.ERRNO, instead.error)
         except Exception as error:
             self._complain(error)
         return self._loaded.report(request, verdict)

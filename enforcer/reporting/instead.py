@@ -1,10 +1,11 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
-The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
-that it has, give files the owners that they have, read its limits, touch files that it may write to, and name itself where the
-policies allow what a call does to its caller; it fails signals to processes that do not exist, signal 0 to others, calls with
-NULL or nothing for a path, those that would bring a cache up to date (caches.tsv), those that ask a daemon which a machine may
-lack, and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).
+The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty and /dev/console, lets it send signals to
+itself, set the ids that it has, give files the owners that they have, read its limits, touch files that it may write to, and
+name itself where the policies allow what a call does to its caller; it fails signals to processes that do not exist, signal 0
+to others, calls with NULL or nothing for a path, those that would bring a cache up to date (caches.tsv), those that ask a
+daemon which a machine may lack, and what a kernel or machine may not have, for which programs have another way
+(unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
-_TERMINAL = b"/dev/tty\0"
+_TERMINAL, _CONSOLE = b"/dev/tty\0", b"/dev/console\0"
 _DAEMONS = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/dev/log")
 """The sockets that C libraries connect to by themselves, and do without: glibc nscd/nscd-client.h and misc/syslog.c, musl
 src/passwd/nscd.h and src/misc/syslog.c."""
@@ -220,16 +221,16 @@ class Instead:
         return True
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
-        """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty, or of the terminal that a
-        standard stream is, with ENXIO, as if there were no terminal; return whether the call was answered.
+        """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty, /dev/console, or the terminal
+        that a standard stream is, with ENXIO, as if there were no terminal; return whether the call was answered.
 
         The task gets no other file, even if it changes the path meanwhile."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
         caller = WaitingTask(self._event.task, self._event.task)
-        opened = caller.read(self._event.arguments[path], len(_NULL))
-        is_terminal = opened.startswith(_TERMINAL) or _is_own_terminal(caller, self._event.arguments[path])
+        opened = caller.read_on(self._event.arguments[path], len(_CONSOLE))
+        is_terminal = opened.startswith((_TERMINAL, _CONSOLE)) or _is_own_terminal(caller, self._event.arguments[path])
         if not self._request.is_waiting():
             return False
         if is_terminal:
@@ -237,9 +238,9 @@ class Instead:
             return True
         flags = self._event.arguments[path + 1]
         device = -1
-        if opened == _NULL:
+        if opened.startswith(_NULL):
             device = self._null
-        elif opened == _FULL and flags & os.O_ACCMODE == os.O_WRONLY:  # reading it would never end
+        elif opened.startswith(_FULL) and flags & os.O_ACCMODE == os.O_WRONLY:  # reading it would never end
             device = self._full
         if device < 0:
             return False

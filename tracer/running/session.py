@@ -282,7 +282,8 @@ class SignalThread(threading.Thread):
 
 class Waits:
     """Follows which of the waits in tracer.abi.waits each process has begun, so that observations before and after a wait are
-    counted apart.  What other threads call beside the one that begins a wait counts as made after it, too.
+    counted apart.  What other threads call beside one that begins a wait counts as made after it, too: another thread may be
+    the first the next time.
 
     A server starts until it first waits for work.  The recorder's counters must have six elements (`tally`)."""
 
@@ -297,18 +298,20 @@ class Waits:
 
     def _handler(self, name: str, bit: int) -> Handler:
         def handle(task: Task, event: Event) -> None:
-            if not task.entered & bit and _begins(name, task, event):
+            if not (task.waited if task.pages else task.entered) & bit and _begins(name, task, event):
                 self._enter(task, bit, event)
 
         return handle
 
     def _enter(self, task: Task, bit: int, event: Event) -> None:
-        tally = self._loop.tally
+        tally, is_first = self._loop.tally, not task.entered & bit
+        task.waited |= bit
         for other in self._loop.family.threads(task.tgid):
             if other is not task:
                 tally.note_beside(other, task, bit)
-            other.entered |= bit
-            tally.turn(other)
+            if is_first:
+                other.entered |= bit
+                tally.turn(other)
         tally.note(task, event)
 
 

@@ -78,6 +78,14 @@ def test_what_a_thread_does_beside_the_one_that_waits_may_come_later(app: Path) 
     assert "thread 0 \n" in done.stdout, done.stderr
 
 
+def test_any_thread_that_waits_may_be_the_first_the_next_time(app: Path) -> None:
+    """Knot makes a socket and polls; a thread that it started before sleeps by poll(2), mostly later."""
+    callfence(app.parent, "learn", "-q", "--phases", "./app", "fork", "stay", "socket", "poll", "nap")
+    assert SOCKET in entries(app.parent)
+    done = callfence(app.parent, "enforce", "./app", "fork", "stay", "nap", "socket", "poll")
+    assert "socket 0 \n" in done.stdout, done.stderr
+
+
 def test_what_came_before_that_thread_or_from_one_that_has_ended_does_not(app: Path) -> None:
     for steps in (("socket", "stay", "poll"), ("thread", "wake", "poll")):
         (app.parent / "app.policy").unlink(missing_ok=True)

@@ -71,6 +71,8 @@ static long made(const char *what)
         return open("/dev/full", O_RDONLY | O_CREAT, 0666);
     if (!strcmp(what, "terminal"))
         return open("/dev/tty", O_RDWR | O_CLOEXEC);
+    if (!strcmp(what, "console")) /* syslog(3) with LOG_CONS, where nobody listens at /dev/log */
+        return open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
     if (!strcmp(what, "own-terminal")) /* libuv: writes without waiting would be those of all who share the descriptor */
         return open(ttyname(0), O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (!strcmp(what, "other-terminal"))

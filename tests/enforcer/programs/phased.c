@@ -5,7 +5,7 @@
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * spin: start a thread whose next call, at `go`, is an epoll_wait that nothing ends but its timeout.
  * untraced: a child that no tracer is to see does them.
- * stay: start a thread that makes a socket at each `knock`, and never ends.
+ * stay: start a thread that makes a socket at each `knock`, polls at each `nap`, and never ends.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
  * killed: start children that poll, and kill them at all times of that.
@@ -47,7 +47,7 @@ static void say(const char *step, long result) {
 static void *staying(void *unused) {
     char byte;
     while (read(knocks[0], &byte, 1) == 1) {
-        say("thread", socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? -1 : 0);
+        say("thread", byte == 'n' ? poll(NULL, 0, 0) : socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? -1 : 0);
         (void)!write(back[1], "x", 1);
     }
     return unused;
@@ -212,7 +212,7 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "spin")) { pthread_create(&thread, NULL, spinning, NULL); while (!spins); }
         else if (!strcmp(step, "go")) { spins = 0; pthread_join(thread, NULL); }
         else if (!strcmp(step, "stay")) { if (pipe(knocks) || pipe(back)) say(step, -1); pthread_create(&thread, NULL, staying, NULL); }
-        else if (!strcmp(step, "knock")) { (void)!write(knocks[1], "x", 1); (void)!read(back[0], &byte, 1); }
+        else if (!strcmp(step, "knock") || !strcmp(step, "nap")) { (void)!write(knocks[1], step, 1); (void)!read(back[0], &byte, 1); }
         else if (!strcmp(step, "status")) status();
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
         else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));

@@ -48,6 +48,7 @@ def made(place, build, shared_policy):
         ("null-full", "-1 EMFILE"),
         ("full", "3"),
         ("terminal", "-1 ENXIO"),
+        ("console", "-1 ENXIO"),  # redir was killed as it said that its port is taken
         ("itself", str(signal.SIGUSR1.value)),
         ("own-thread", str(signal.SIGUSR1.value)),
         ("child", str(signal.SIGTERM.value)),
@@ -218,11 +219,26 @@ def test_with_another_default_too(made):
     assert (done.stdout, denied) == ("daemon -1 EAFNOSUPPORT\nnull 3 \n", [])
 
 
-@pytest.mark.parametrize("what", ["daemon", "attributes"])
-def test_what_may_be_unavailable_fails_before_a_phase_too(made, what):
-    phased = IMPLIED.replace("openat", "phase serving after poll\nbind: allow until serving\nopenat")
-    done, denied = made(phased, what)
-    assert (done.returncode, done.stdout[len(what) : len(what) + 3], done.stderr, denied) == (0, " -1", "", [])
+PHASED = IMPLIED.replace("openat", "phase serving after poll\nbind: allow until serving\nopenat")
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("daemon", "EAFNOSUPPORT"), ("attributes", "EOPNOTSUPP"), ("ended", "ESRCH"), ("no-path", "EFAULT"),
+        ("empty-path", "ENOENT"), ("cache", "EACCES"),
+    ],
+)  # fmt: skip
+def test_what_fails_otherwise_does_so_before_a_phase_too(made, what, error):
+    """A server asks for the process of a pid file that a killed one has left as it starts."""
+    done, denied = made(f"{PHASED}kill: sig == SIGKILL\n", what)
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} -1 {error}", "", [])
+
+
+@pytest.mark.parametrize("what", ["itself", "null", "own-ids", "own-limits"])
+def test_nothing_that_is_denied_runs_before_a_phase(made, what):
+    done, denied = made(PHASED, what)
+    assert (done.returncode, done.stdout, len(denied)) == (-signal.SIGSYS, "", 1)
 
 
 def test_an_audit_lets_it_run_and_reports_it(made):
