@@ -72,11 +72,12 @@ def explicit(address: bytes) -> bytes:
     return address[:at] + meant + address[at + size :]
 
 
-def address_of(host: bytes, port: int, domain: int) -> bytes:
-    """Return the struct sockaddr for an IP address and a port, for a socket of the family `domain`."""
+def address_of(host: bytes, port: int, domain: int, scope: int = 0) -> bytes:
+    """Return the struct sockaddr for an IP address and a port, for a socket of the family `domain`.  `scope`: the index of the
+    interface by which a link-local IPv6 address is reached."""
     if domain == AF_INET:
         return AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + host + bytes(8)
-    return AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + mapped(host) + bytes(4)
+    return AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + mapped(host) + scope.to_bytes(4, "little")
 
 
 def mapped(host: bytes) -> bytes:

@@ -8,9 +8,8 @@ from _socket import SOCK_DGRAM
 from functools import partial
 
 from callfence.enforcer.hosts import memory
-from callfence.enforcer.hosts.addresses import address_of, peer_of
+from callfence.enforcer.hosts.addresses import peer_of
 from callfence.enforcer.hosts.making import EAGAIN, INT, Making, tried, write
-from callfence.enforcer.hosts.names.known import PORT
 from callfence.enforcer.hosts.sockets import MSG_DONTWAIT
 from callfence.enforcer.hub import READABLE
 from callfence.tracer import TYPE_CHECKING
@@ -87,7 +86,7 @@ class Receiving:
                 return count
             peer = peer_of(address, socket.domain, sends=False)
             if peer and peer.port in led.ports:
-                address = address_of(led.server, PORT, socket.domain)
+                address = led.address(socket.domain)
             return store(count, content, address)
 
         def ready(late: int | None) -> None:
@@ -115,7 +114,7 @@ class Receiving:
             if led is None or peer is None or peer.port not in led.ports:
                 self._making.let_run(request)
                 return None
-            memory.write_address(task, partial(write, request), address_of(led.server, PORT, socket.domain), where, size_at)
+            memory.write_address(task, partial(write, request), led.address(socket.domain), where, size_at)
             return 0
         finally:
             socket.close()

@@ -11,6 +11,7 @@ from callfence.enforcer.hosts.addresses import Peer, address_of, explicit, peer_
 from callfence.enforcer.hosts.making import INT, Making, check
 from callfence.enforcer.hosts.mixtures import Mixtures
 from callfence.enforcer.hosts.names.dns import AAAA, A
+from callfence.enforcer.hosts.names.known import PORT
 from callfence.enforcer.hosts.names.resolver import Judge, Resolver
 from callfence.enforcer.hosts.rules import is_local, is_loopback, is_near
 from callfence.tracer import TYPE_CHECKING
@@ -66,15 +67,20 @@ def refusal_of(hosts: Hosts, call: Notification | Event) -> Refusal | None:
 class Led:
     """A socket of the program that was led to a resolver instead of a name server."""
 
-    __slots__ = ("ports", "request", "server")
+    __slots__ = ("_scope", "_server", "ports", "request")
 
-    def __init__(self, server: bytes, ports: frozenset[int], request: Request) -> None:
-        self.server = server
-        """The address of the name server, 4 or 16 bytes."""
+    def __init__(self, server: bytes, scope: int, ports: frozenset[int], request: Request) -> None:
+        """`server`: the name server's address, 4 or 16 bytes.  `scope`: the index of the interface by which it is reached."""
+        self._server = server
+        self._scope = scope
         self.ports = ports
         """The ports of the resolver."""
         self.request = request
         """The call by which it was led."""
+
+    def address(self, domain: int) -> bytes:
+        """Return the struct sockaddr of the name server, for a socket of the family `domain`."""
+        return address_of(self._server, PORT, domain, self._scope)
 
 
 class Target:
@@ -132,7 +138,7 @@ class Targets:
         self._making = making
         self._deny = deny
         self._names = hosts.names
-        self._resolvers: dict[bytes, Resolver] = {}
+        self._resolvers: dict[tuple[bytes, int], Resolver] = {}
         """By the name server's address."""
         self._judge_of_names: Judge | None = None
         """What judges the look-ups by all of them: what the program may look up below a wildcard does not grow with them."""
@@ -309,13 +315,14 @@ class Targets:
     def _lead(self, request: Request, socket: Socket, peer: Peer) -> Target:
         """Return the address of the resolver for a name server.  Raises OSError, as the call does if there is no way to it."""
         assert self._names
-        resolver = self._resolvers.get(peer.host)
+        server = peer.host, self._names.scope(peer.host)
+        resolver = self._resolvers.get(server)
         if resolver is None:
             self._judge_of_names = self._judge_of_names or Judge(self._names, self._deny_name, is_audit=self._hosts.is_audit)
-            arguments = peer.host, self._making.hub, self._names, self._judge_of_names, self._unheard
-            resolver = self._resolvers[peer.host] = Resolver(*arguments)
+            arguments = *server, self._making.hub, self._names, self._judge_of_names, self._unheard
+            resolver = self._resolvers[server] = Resolver(*arguments)
         resolver.reach()
-        led = Led(peer.host, frozenset(resolver.ports.values()), request)
+        led = Led(*server, frozenset(resolver.ports.values()), request)
         family = socket.domain if (socket.domain, socket.type) in resolver.ports else AF_INET
         host = b"\x7f\0\0\1" if family == AF_INET else bytes(15) + b"\1"
         return Target(address_of(host, resolver.ports[family, socket.type], socket.domain), led=led)

@@ -4,7 +4,7 @@ An address here is one of 4 or 16 bytes, as it is used (`rules.plain`)."""
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_pton
+from _socket import AF_INET, AF_INET6, if_nametoindex, inet_pton
 
 from callfence.enforcer.hosts.rules import UNSPECIFIED, plain
 from callfence.tracer import TYPE_CHECKING
@@ -37,15 +37,24 @@ def hosts(text: str) -> Iterator[tuple[bytes, list[str]]]:
             yield address, words[1:]
 
 
-def servers(text: str) -> list[bytes]:
-    """Return the name servers of /etc/resolv.conf."""
-    return [address for words in _lines(text) if words[0] == "nameserver" for word in words[1:2] if (address := packed(word))]
+def servers(text: str) -> dict[bytes, int]:
+    """Return the name servers of /etc/resolv.conf, each with the index of the interface that its scope names, or 0."""
+    named = [word for words in _lines(text) if words[0] == "nameserver" for word in words[1:2]]
+    return {address: _scope(word) for word in named if (address := packed(word))}
 
 
 def domains(text: str) -> list[str]:
     """Return the domains of /etc/resolv.conf in which names are searched, as they are written: the last line counts."""
     found = [words[1:] for words in _lines(text) if words[0] in ("search", "domain")]
     return found[-1] if found else []
+
+
+def _scope(word: str) -> int:
+    name = word.partition("%")[2]
+    try:
+        return int(name) & 0xFFFFFFFF if name.isdecimal() else if_nametoindex(name)
+    except OSError:  # there is no interface of that name
+        return 0
 
 
 def _lines(text: str) -> Iterator[list[str]]:

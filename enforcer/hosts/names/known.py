@@ -47,7 +47,7 @@ class Names:
         self._hosts = _Watched(files.HOSTS, is_kept=is_kept)
         self._configuration = _Watched(files.CONFIGURATION, is_kept=is_kept)
         self._from_file: dict[bytes, list[str]] = {}
-        self._servers: dict[bytes, None] = {}
+        self._servers: dict[bytes, int] = {}
         """The addresses of the name servers, 4 or 16 bytes each, since the program has begun: it may have read them then, and
         ask those until it ends."""
         self._search: tuple[str, ...] = ()
@@ -106,6 +106,10 @@ class Names:
         self._read_configuration()
         return address in self._servers
 
+    def scope(self, server: bytes) -> int:
+        """Return the index of the interface by which a name server is reached; 0 if resolv.conf names none."""
+        return self._servers.get(server, 0)
+
     def is_not_believed(self, address: bytes, port: int) -> bool:
         """Return whether an address is that of a name server that resolv.conf has now, and that may be the program's own."""
         return port == PORT and self._configuration.is_fixed and address in files.servers(self._configuration.content())
@@ -131,9 +135,9 @@ class Names:
             return
         if search := tuple(domain.lower().strip(".") for domain in files.domains(text) if domain.strip(".")):
             self._search = search
-        for server in files.servers(text) or files.LOOPBACK[:1]:  # resolv.conf(5)
+        for server, scope in (files.servers(text) or {files.LOOPBACK[0]: 0}).items():  # resolv.conf(5)
             self._servers.pop(server, None)
-            self._servers[server] = None  # at the end: the latest
+            self._servers[server] = scope  # at the end: the latest
         while len(self._servers) > _MOST_SERVERS:
             del self._servers[next(iter(self._servers))]
 

@@ -104,10 +104,13 @@ class Judge:
 class Resolver:
     """Answers for one name server: by UDP and TCP, on a port of each loopback address that this host has."""
 
-    def __init__(self, server: bytes, hub: Hub, names: Names, judge: Judge, unheard: Callable[[int], None]) -> None:
-        """`server`: the name server's address, 4 or 16 bytes.  `unheard(port)` is called when the kernel says that the question
-        from this port did not arrive.  Raises OSError if no port can be bound."""
-        self._server = (shown(server), PORT)
+    def __init__(
+        self, server: bytes, scope: int, hub: Hub, names: Names, judge: Judge, unheard: Callable[[int], None]
+    ) -> None:
+        """`server`: the name server's address, 4 or 16 bytes.  `scope`: the index of the interface by which it is reached, or
+        0.  `unheard(port)` is called when the kernel says that the question from this port did not arrive.  Raises OSError if
+        no port can be bound."""
+        self._server = (shown(server), PORT) if len(server) == 4 else (shown(server), PORT, 0, scope)
         self._family = AF_INET if len(server) == 4 else AF_INET6
         self.hub = hub
         self._names = names

@@ -184,7 +184,7 @@ def test_an_answer_gives_no_more_addresses_than_records():
 def resolving(server=("127.0.0.1", 53), deny=lambda *_: False):
     """A resolver that asks a name server, and what it waits for."""
     hub, names_ = Hub(), Names([Rules(b"tcp connect a.example: 443")])
-    resolver = Resolver(b"\x7f\0\0\1", hub, names_, Judge(names_, deny, is_audit=False), bool)
+    resolver = Resolver(b"\x7f\0\0\1", 0, hub, names_, Judge(names_, deny, is_audit=False), bool)
     resolver._server = server
     return resolver, hub
 

@@ -160,7 +160,7 @@ def test_more_name_servers_permit_no_more_names_below_a_wildcard() -> None:
     codes = set()
     for server in (b"\x7f\0\0\1", b"\x7f\0\0\2"):
         targets._lead(request, socket, Peer(2, server, 53))
-        judge = targets._resolvers[server]._judge
+        judge = targets._resolvers[server, 0]._judge
         codes = {judge.refusal(Question(0, f"x{number}.{server.hex()}.example", A, 0), 0) for number in range(NEW)}
         assert codes == {NOERROR if server.endswith(b"\1") else REFUSED}
 
@@ -173,7 +173,7 @@ def test_of_the_sockets_that_are_led_the_last_are_remembered(monkeypatch: pytest
     remembered = []
     for number in (1, 2, 1, 3, 3, 4):
         socket: Any = SimpleNamespace(inode=number, local_port=lambda number=number: 100 * number)
-        targets.note(socket, Target(b"address", led=Led(b"server", frozenset(), None)))  # type: ignore[arg-type]
+        targets.note(socket, Target(b"address", led=Led(b"server", 0, frozenset(), None)))  # type: ignore[arg-type]
         remembered.append([[*targets.led], [*targets._led_from]])
     assert [led for led, _ in remembered] == [[1], [1, 2], [2, 1], [2, 1, 3], [2, 1, 3], [1, 3, 4]]
     assert all(ports == [100 * inode for inode in led] for led, ports in remembered)
@@ -231,7 +231,7 @@ def test_sockets_are_not_led_to_ports_that_the_resolver_does_not_have(monkeypatc
 
     monkeypatch.setattr(resolver, "socket", Socket)
     judge: Any = None
-    made = resolver.Resolver(b"\x7f\0\0\1", Hub(), judge, judge, judge)
+    made = resolver.Resolver(b"\x7f\0\0\1", 0, Hub(), judge, judge, judge)
     assert {family for family, _ in made.ports} == {_socket.AF_INET}
 
 

@@ -49,10 +49,10 @@ exec "$@"
 KEEPING = "path /: read, execute\npath /proc: read, write\npath /dev: read, write\npath .: any\n"
 
 
-def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
+def said(commands: Commands, folder: Path, program: str, names: dict[str, list[str]] = NAMES) -> tuple[bytes, str]:
     """Learn a program that connects to www.example.org, enforce one that does more; return its output and what was denied."""
     policy, log = folder / "it.policy", folder / "log"
-    own = [sys.executable, NETWORK, json.dumps(NAMES)]
+    own = [sys.executable, NETWORK, json.dumps(names)]
     # What it needs besides hosts is learned where nothing is at these addresses.
     learns = f"{BEGIN}\nask('127.0.0.53'); configure(''); configure('nameserver 127.0.0.53\\n'); print(os.uname().nodename)"
     changes = ["sh", "-c", CHANGES, "sh"]
@@ -203,3 +203,19 @@ asks.connect(("127.0.0.53", 53))
     assert stdout == b"ENOPROTOOPT\n"
     assert '"level": "note"' in log
     assert log.count("\n") == 1
+
+
+def test_a_name_server_of_a_link_is_asked_by_the_interface_that_its_scope_names(commands: Commands, tmp_path: Path) -> None:
+    """As routers advertise themselves.  What the program is told of its peer has the scope, too: musl compares all of it."""
+    program = """
+for text in ("fe80::53%lo", "fe80::53%1"):
+    configure(f"nameserver {text}\\n")
+    asks = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    asks.settimeout(5)
+    asks.sendto(query(), ("fe80::53", 53, 0, 1))
+    content, server = asks.recvfrom(4096)
+    asks.connect(("fe80::53", 53, 0, 1))
+    print(len(content), server, asks.getpeername())
+"""
+    server = "('fe80::53', 53, 0, 1)"
+    assert said(commands, tmp_path, program, {**NAMES, "LINK": []}) == (f"64 {server} {server}\n".encode() * 2, "")

@@ -3,7 +3,8 @@
 The command runs in a network namespace that has only the loopback interface, and with a /etc/resolv.conf and a /etc/hosts of
 its own, and an empty /run.  NAMES is a JSON object: name -> its addresses, which this machine gets; `HOSTS` is the text of
 /etc/hosts.  A name server at 127.0.0.53 answers for them, by UDP and TCP: for a name that begins with `big` by TCP alone, for
-`alias.NAME` by a CNAME of NAME.  At each address and port 8080 a server says `hello`, and at port 9000 one answers datagrams.
+`alias.NAME` by a CNAME of NAME; with `LINK` in NAMES, one at fe80::53, too.  At each address and port 8080 a server says
+`hello`, and at port 9000 one answers datagrams.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import ipaddress
+import itertools
 import json
 import os
 import socket
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SERVER = "127.0.0.53"
+SERVER, LINK = "127.0.0.53", "fe80::53"
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18  # linux/mount.h
 SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8914, 0x8916, 1  # linux/sockios.h, linux/if.h
@@ -117,16 +119,16 @@ def echo(server: socket.socket) -> None:
         server.sendto(data, client)
 
 
-def bound(server: socket.socket, address: str, port: int) -> None:
+def bound(server: socket.socket, *address: str | int) -> None:
     """Bind to an address that may have been added a moment ago."""
     for _ in range(100):
         try:
-            return server.bind((address, port))
+            return server.bind(address)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
             time.sleep(0.05)
-    return server.bind((address, port))
+    return server.bind(address)
 
 
 def started(function: Any, *arguments: Any) -> None:
@@ -140,16 +142,17 @@ def main() -> int:
 
 def run(names: Any, folder: str) -> int:
     hosts = names.pop("HOSTS", "127.0.0.1 localhost\n::1 localhost\n")
+    link = [LINK] * (names.pop("LINK", None) is not None)
     every = sorted({address for addresses in names.values() for address in addresses} | {"127.0.0.1", "::1"})
-    enter(hosts, every, folder)
-    for kind, function in ((socket.SOCK_DGRAM, serve_udp), (socket.SOCK_STREAM, serve_tcp)):
-        server = socket.socket(socket.AF_INET, kind)
-        server.bind((SERVER, 53))
+    enter(hosts, every + link, folder)
+    for address, kind in itertools.product((SERVER, *link), (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
+        server = socket.socket(socket.AF_INET6 if address == LINK else socket.AF_INET, kind)
+        bound(server, address, 53, *((0, 1) if address == LINK else ()))  # the scope is lo
         if kind == socket.SOCK_STREAM:
             server.listen(16)
-            started(function, server, lambda client: reply_tcp(client, names))
+            started(serve_tcp, server, lambda client: reply_tcp(client, names))
         else:
-            started(function, server, names)
+            started(serve_udp, server, names)
     for address in every:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         stream, datagrams = socket.socket(family), socket.socket(family, socket.SOCK_DGRAM)
