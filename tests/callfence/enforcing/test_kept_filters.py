@@ -13,7 +13,8 @@ import pytest
 from calls import for_this_machine
 
 from callfence.enforcing import cache
-from callfence.enforcing.filters import VARIANTS
+from callfence.enforcing.compile import misfit
+from callfence.enforcing.filters import VARIANTS, compiled
 from callfence.enforcing.sealed import Compiled, bundle, seal, unbundle, unseal
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
@@ -77,6 +78,28 @@ def test_what_another_program_has_written_is_not_used(work: Work) -> None:
     assert f"{file} of ?: not used: the file is damaged, or callfence has not written it for this user" in told.stdout
     work.enforce(compiles=True)
     work.enforce(compiles=False)
+
+
+NO_WRITING = "implied 1\ntcp connect example.org: 443\nread: allow\nconnect: allow\n"
+"""A policy for which the helper makes calls, and by which no file can be changed."""
+
+
+@pytest.mark.parametrize(
+    ("fact", "text"),
+    [
+        *((fact, NO_WRITING) for fact in ("expects_listener", "may_listen", "names_processes", "own_filters")),
+        ("changes_files", NO_WRITING),
+        ("changes_files", NO_WRITING + "rename: allow\n"),
+        ("changes_files", "read: allow\n"),  # True where the helper makes no calls
+        ("phases_optional", NO_WRITING),
+    ],
+)
+def test_what_the_helper_relies_on_is_compared_with_the_policy(tmp_path: Path, fact: str, text: str) -> None:
+    (tmp_path / "it.policy").write_text(for_this_machine(text))
+    filter_ = compiled(str(tmp_path / "it.policy"), "report", cached=False)
+    assert misfit(filter_) == ""
+    setattr(filter_, fact, not getattr(filter_, fact))
+    assert misfit(filter_)
 
 
 def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:
