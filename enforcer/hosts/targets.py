@@ -139,7 +139,7 @@ class Targets:
         self._deny = deny
         self._names = hosts.names
         self._resolvers: dict[tuple[bytes, int], Resolver] = {}
-        """By the name server's address."""
+        """By the name server's address and scope (`Names.scope`)."""
         self._judge_of_names: Judge | None = None
         """What judges the look-ups by all of them: what the program may look up below a wildcard does not grow with them."""
         self.led: dict[int, Led] = {}

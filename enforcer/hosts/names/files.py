@@ -50,10 +50,10 @@ def domains(text: str) -> list[str]:
 
 
 def _scope(word: str) -> int:
-    name = word.partition("%")[2]
+    name = word.partition("%")[2] or "0"
     try:
         return int(name) & 0xFFFFFFFF if name.isdecimal() else if_nametoindex(name)
-    except OSError:  # there is no interface of that name
+    except (OSError, ValueError):  # no interface can have that name, or none has it now
         return 0
 
 

@@ -85,6 +85,13 @@ def test_the_domains_that_a_name_is_searched_in(text: str, expected: list[str]) 
     assert names_files.domains(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("scope", "index"), [("", 0), ("%", 0), ("%lo", 1), ("%7", 7), ("%no-such-one", 0), (f"%{'9' * 5000}", 0), ("%l\0o", 0)]
+)
+def test_a_name_server_has_the_scope_of_an_interface_or_none(scope: str, index: int) -> None:
+    assert names_files.servers(f"nameserver fe80::1{scope}\n") == {bytes.fromhex("fe80" + "0" * 27 + "1"): index}
+
+
 @pytest.mark.parametrize("has_writer", [False, True])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, has_writer: bool
