@@ -241,6 +241,14 @@ def test_nothing_that_is_denied_runs_before_a_phase(made, what):
     assert (done.returncode, done.stdout, len(denied)) == (-signal.SIGSYS, "", 1)
 
 
+def test_processors_are_counted_without_the_files_that_a_phase_denies(made):
+    """stunnel, privoxy and tinyproxy were killed under load, in malloc(3) of their threads."""
+    serving = IMPLIED.replace("openat: flags == O_RDONLY", "phase serving after poll\nopenat: flags == O_RDONLY until serving")
+    done, denied = made(serving, "processors")
+    counted = f"processors {len(os.sched_getaffinity(0))}"
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, counted, "", [])
+
+
 def test_an_audit_lets_it_run_and_reports_it(made):
     done, denied = made(IMPLIED, "daemon", "null", options=("--audit",))
     assert (done.returncode, done.stdout) == (0, "daemon 3 \nnull 4 \n")
