@@ -56,6 +56,7 @@ def made(place, build, shared_policy):
         ("another", "-1 EPERM"),
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
+        ("tcp-info", "-1 ENOPROTOOPT"),
         ("no-path", "-1 EFAULT"),
         ("empty-path", "-1 ENOENT"),
         ("no-family", "-1 EAFNOSUPPORT"),
