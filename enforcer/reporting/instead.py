@@ -1,11 +1,11 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
-The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty and /dev/console, lets it send signals to
-itself, set the ids that it has, give files the owners that they have, read its limits, touch files that it may write to, and
-name itself where the policies allow what a call does to its caller; it fails signals to processes that do not exist, signal 0
-to others, calls with NULL or nothing for a path, those that would bring a cache up to date (caches.tsv), those that ask a
-daemon which a machine may lack, and what a kernel or machine may not have, for which programs have another way
-(unavailable.tsv).
+The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, /dev/console and of how many processors there
+are, lets it send signals to itself, set the ids that it has, give files the owners that they have, read its limits, touch files
+that it may write to, and name itself where the policies allow what a call does to its caller; it fails signals to processes
+that do not exist, signal 0 to others, calls with NULL or nothing for a path, those that would bring a cache up to date
+(caches.tsv), those that ask a daemon which a machine may lack, and what a kernel or machine may not have, for which programs
+have another way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
 _TERMINAL, _CONSOLE = b"/dev/tty\0", b"/dev/console\0"
+_PROCESSORS = (b"/sys/devices/system/cpu/online\0", b"/proc/stat\0")
+"""Where glibc's get_nprocs(3) looks before it asks sched_getaffinity(2) (sysdeps/unix/sysv/linux/getsysstats.c): malloc(3)
+does so once a program has many threads."""
+_LONGEST_NAME = max(map(len, (_CONSOLE, *_PROCESSORS)))
 _DAEMONS = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/dev/log")
 """The sockets that C libraries connect to by themselves, and do without: glibc nscd/nscd-client.h and misc/syslog.c, musl
 src/passwd/nscd.h and src/misc/syslog.c."""
@@ -221,20 +225,21 @@ class Instead:
         return True
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
-        """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty, /dev/console, or the terminal
-        that a standard stream is, with ENXIO, as if there were no terminal; return whether the call was answered.
+        """Answer an open of /dev/null or /dev/full with a descriptor of it; one of /dev/tty, /dev/console, or the terminal that
+        a standard stream is, with ENXIO, as if there were no terminal; and one of _PROCESSORS with ENOENT.  Return whether the
+        call was answered.
 
         The task gets no other file, even if it changes the path meanwhile."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
         caller = WaitingTask(self._event.task, self._event.task)
-        opened = caller.read_on(self._event.arguments[path], len(_CONSOLE))
+        opened = caller.read_on(self._event.arguments[path], _LONGEST_NAME)
         is_terminal = opened.startswith((_TERMINAL, _CONSOLE)) or _is_own_terminal(caller, self._event.arguments[path])
         if not self._request.is_waiting():
             return False
-        if is_terminal:
-            self._fail(errno.ENXIO)
+        if is_terminal or opened.startswith(_PROCESSORS):
+            self._fail(errno.ENXIO if is_terminal else errno.ENOENT)
             return True
         flags = self._event.arguments[path + 1]
         device = -1

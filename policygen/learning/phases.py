@@ -18,16 +18,29 @@ from callfence.policygen.language.layout import Layout
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, New, generate
+from callfence.policygen.learning.rule import expression
 from callfence.policygen.lint.catalogue import Level, able
 from callfence.policygen.lint.findings import grants
-from callfence.policygen.model import ENTER, Always, Arm, Entry, Expression, Or, Phase, Policy, alternatives
+from callfence.policygen.model import (
+    ENTER,
+    Always,
+    Arm,
+    Condition,
+    Entry,
+    Expression,
+    Operator,
+    Or,
+    Phase,
+    Policy,
+    alternatives,
+)
 from callfence.policygen.phases import START, in_phase, names_of, phase_policies, reached, with_phases
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
 from callfence.tracer import linux
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Argument, table
 from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits, forked
 
 SERVING = "serving"
@@ -294,21 +307,24 @@ def _keeping(policy: Policy, before: Policy, own: Policy) -> Policy:
 
 def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Observation]) -> Policy:
     """Return the policy of a phase with entries for what it needs and the phase before allows only in another form: by an
-    implied set whose capability the phase lacks, or as a person wrote it."""
+    implied set whose capability the phase lacks, or as a person wrote it.  Where a learned rule is wider than the
+    implied set, the phase has just what was recorded."""
     for observation in late:
         arch = Arch.from_audit(observation.arch)
         if arch is None or evaluate(policy, observation.event).allows:
             continue
-        parts = [
-            part for part in _parts(needed, arch, observation.number) if _is_within(arch, observation.number, part, before)
-        ]
-        arguments = table(arch).by_number[observation.number].arguments
-        parts = (
-            parts
-            or [part for part in _parts(before, arch, observation.number) if holds(part, arguments, observation.example)][:1]
-        )
-        policy = _with_parts(policy, before, arch, observation.number, parts)
+        number, arguments = observation.number, table(arch).by_number[observation.number].arguments
+        for part in (*_parts(needed, arch, number), *_parts(before, arch, number), _exactly(observation, arguments)):
+            if holds(part, arguments, observation.example) and _is_within(arch, number, part, before):
+                policy = _with_parts(policy, before, arch, number, [part])
+                break
     return policy
+
+
+def _exactly(observation: Observation, arguments: Sequence[Argument]) -> Expression:
+    """Return the rule for just the values that were recorded."""
+    values = enumerate(observation.arguments)
+    return expression(tuple(None if value is None else Condition(i, Operator.EQ, value) for i, value in values), arguments)
 
 
 def _with_parts(policy: Policy, before: Policy, arch: Arch, number: int, parts: Sequence[Expression]) -> Policy:

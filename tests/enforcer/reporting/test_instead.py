@@ -56,6 +56,7 @@ def made(place, build, shared_policy):
         ("another", "-1 EPERM"),
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
+        ("tcp-info", "-1 ENOPROTOOPT"),
         ("no-path", "-1 EFAULT"),
         ("empty-path", "-1 ENOENT"),
         ("no-family", "-1 EAFNOSUPPORT"),
@@ -239,6 +240,14 @@ def test_what_fails_otherwise_does_so_before_a_phase_too(made, what, error):
 def test_nothing_that_is_denied_runs_before_a_phase(made, what):
     done, denied = made(PHASED, what)
     assert (done.returncode, done.stdout, len(denied)) == (-signal.SIGSYS, "", 1)
+
+
+def test_processors_are_counted_without_the_files_that_a_phase_denies(made):
+    """stunnel, privoxy and tinyproxy were killed under load, in malloc(3) of their threads."""
+    serving = IMPLIED.replace("openat: flags == O_RDONLY", "phase serving after poll\nopenat: flags == O_RDONLY until serving")
+    done, denied = made(serving, "processors")
+    counted = f"processors {len(os.sched_getaffinity(0))}"
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, counted, "", [])
 
 
 def test_an_audit_lets_it_run_and_reports_it(made):

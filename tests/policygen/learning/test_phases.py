@@ -170,6 +170,21 @@ def test_what_an_implied_set_gives_in_a_phase_is_not_written_there() -> None:
     assert "\ngetpid: allow until serving\n" in generated.document.text()
 
 
+def test_a_phase_has_what_the_start_has_by_an_implied_set() -> None:
+    """Varnish maps files to write, which it opens with O_RDWR at its start alone.  The rule that learning would write for this
+    is wider than what the start allows."""
+    opened, mapped = event("openat", -100, 0, 2, 0), event("mmap", 0, 4096, 3, 1, 6, 0)
+    wait, how = waits("epoll_wait"), Options(implied=1)
+    code = observed("mmap", 0, 4096, 5, 2, 6, 0, after=[0, wait])  # another rule of mmap, which the phase has as well
+    start = observed("openat", *opened.arguments, after=[0])
+    whole = recording([{wait}], [start, code, observed("mmap", *mapped.arguments, after=[0, wait])])
+    generated = generate(whole.observations, None, name="app", options=how)
+    phase = Phase("serving", ("epoll_wait",), {})
+    policy = parsed(staged(generated, None, whole.observations, [phase], how, whole, anew=True).document.text()).policy
+    allowed = [[evaluate(each, call).allows for _, each in phase_policies(policy)] for call in (opened, mapped)]
+    assert allowed == [[True, False], [True, True]]
+
+
 def test_a_program_that_is_executed_again_has_the_role_that_it_had_first() -> None:
     whole = recording(
         [{waits("poll")}],
