@@ -55,10 +55,15 @@ def fields(folder: str) -> dict[str, str]:
 
 def state(folder: str) -> str:
     """Return the state of the task with this folder in /proc, one letter such as "R" or "S"; "" if it cannot be read."""
+    return b"".join(_fields_of_stat(folder)[:1]).decode()
+
+
+def _fields_of_stat(folder: str) -> list[bytes]:
+    """Return the fields of the file `stat` in a task's folder from its state on, the third; [] if it cannot be read."""
     try:
-        return content(f"{folder}/stat").rpartition(b") ")[2][:1].decode()
+        return content(f"{folder}/stat").rpartition(b") ")[2].split()  # a process may have any bytes for a name
     except OSError:
-        return ""
+        return []
 
 
 def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
@@ -133,11 +138,8 @@ def folder_of(pid: int) -> str:
 
 def wait_status_of(pid: int) -> int | None:
     """Return the wait status of a process that has ended and has not been waited for; None for another one."""
-    try:
-        fields = content(f"{proc()}/{pid}/stat").rpartition(b") ")[2].split()
-    except OSError:
-        return None
-    return int(fields[-1]) if fields[0] == b"Z" else None
+    fields = _fields_of_stat(f"{proc()}/{pid}")
+    return int(fields[-1]) if fields[:1] == [b"Z"] else None
 
 
 def owner(tid: int) -> int:
@@ -222,6 +224,16 @@ def processor_time(pid: int) -> float:
         return time.clock_gettime(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED): linux/posix-timers_types.h
     except OSError:
         return 0.0
+
+
+def begin_of(pid: int) -> float:
+    """Return when a process was started, in seconds since 1970, at most 10 ms too early; infinity if it has ended."""
+    import time
+
+    fields = _fields_of_stat(f"{proc()}/{pid}")
+    if not fields:
+        return float("inf")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since boot
 
 
 def privilege_lost(pid: int) -> str:

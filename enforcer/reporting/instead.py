@@ -4,8 +4,8 @@ The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty,
 are, lets it send signals to itself, set the ids that it has, give files the owners that they have, read its limits, touch files
 that it may write to, and name itself where the policies allow what a call does to its caller; it fails signals to processes
 that do not exist, signal 0 to others, calls with NULL or nothing for a path, those that would bring a cache up to date
-(caches.tsv), those that ask a daemon which a machine may lack, and what a kernel or machine may not have, for which programs
-have another way (unavailable.tsv).
+(caches.tsv), those that remove an output which the program has not finished, those that ask a daemon which a machine may lack,
+and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -25,7 +25,7 @@ from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.linux import O_EMPTYPATH, int_in
-from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of, proc, process_of
+from callfence.tracer.proc import begin_of, fields_of, is_in_own_user_namespace, kin_of, proc, process_of
 
 if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
@@ -58,6 +58,8 @@ _SHORT = frozenset(_IDS)
 _CAP_CHOWN, _CAP_KILL, _CAP_SETGID = 1, 1 << 5, 1 << 6  # linux/capability.h
 _OWNERS = {"chown": 0, "lchown": 0, "fchown": 0, "fchownat": 1}
 """The index of the argument before the two ids of each call: a path, or a descriptor."""
+_REMOVES = {"unlink": 0, "unlinkat": 1}
+"""The index of the path among the arguments of each call; the second takes flags as well."""
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000  # linux/fcntl.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
@@ -99,7 +101,7 @@ class Instead:
         if syscall.name in _NEEDS_PATHS and (number := self._lacks_path(syscall)):
             self._fail(number)
             return True
-        if self._updates_cache(syscall):
+        if self._updates_cache(syscall) or self._removes_output(arch, syscall):
             self._fail(errno.EACCES)
             return True
         if syscall.name in _PATH:
@@ -151,6 +153,27 @@ class Instead:
         named = WaitingTask(self._event.task, self._event.task).path(self._event.arguments[path])
         return is_in_cache(named) and self._request.is_waiting()
 
+    def _removes_output(self, arch: Arch, syscall: Syscall) -> bool:
+        """Return whether a call removes a file of the caller's user that was written after the caller's process had started, as
+        programs do with an output that they have not finished when the disk is full or a signal ends them.
+
+        The call fails whatever its path means, so it makes no difference if the task changes that meanwhile."""
+        index = _REMOVES.get(syscall.name, -1)
+        if index < 0 or (index and int_in(self._event.arguments[2])) or not self._may_ask_status(arch):
+            return False
+        try:
+            status = self._status_of(syscall.name, self._event.arguments[index], _AT_SYMLINK_NOFOLLOW)
+        except (OSError, ValueError):
+            return False
+        caller = fields_of(self._event.task)
+        is_own = stat.S_ISREG(status.st_mode) and status.st_uid == int(caller["Uid"].split()[3])
+        return is_own and status.st_mtime >= begin_of(int(caller["Tgid"])) and self._request.is_waiting()
+
+    def _may_ask_status(self, arch: Arch) -> bool:
+        """Return whether the caller may ask for the status of files, and the helper sees them as the caller does."""
+        asks = Event(self._event.arch, table(arch).by_name["fstatat64" if arch.bits == 32 else "newfstatat"].number, (0,) * 6)
+        return self._verdict.allows(asks) and is_in_own_user_namespace(self._event.task)
+
     def _asks_daemon(self) -> bool:
         """Return whether a call connects to one of _DAEMONS, as getpwuid(3) and syslog(3) do.
 
@@ -188,8 +211,7 @@ class Instead:
         flags = arguments[4] if name == "fchownat" else _AT_SYMLINK_NOFOLLOW if name == "lchown" else 0
         unchanged = _UNCHANGED_SHORT if arch.bits == 32 and syscall.name in ("chown", "lchown", "fchown") else _UNCHANGED
         user, group = (value & unchanged for value in arguments[index + 1 : index + 3])
-        asks = Event(self._event.arch, table(arch).by_name["fstatat64" if arch.bits == 32 else "newfstatat"].number, (0,) * 6)
-        if not self._verdict.allows(asks) or not is_in_own_user_namespace(self._event.task):
+        if not self._may_ask_status(arch):
             return False
         try:
             status = self._status_of(name, arguments[index], flags)
@@ -202,9 +224,9 @@ class Instead:
         return bool(may and is_same and not is_link and not status.st_mode & 0o6000 and self._request.is_waiting())
 
     def _status_of(self, name: str, file: int, flags: int) -> os.stat_result:
-        """Return the status of the file that a call of _OWNERS names; of a link, its own.  Raises OSError."""
+        """Return the status of the file that a call of _OWNERS or _REMOVES names; of a link, its own.  Raises OSError."""
         own = f"{proc()}/{self._event.task}"
-        descriptor = int_in(file if name == "fchown" else self._event.arguments[0] if name == "fchownat" else _AT_FDCWD)
+        descriptor = int_in(file if name == "fchown" else self._event.arguments[0] if name.endswith("at") else _AT_FDCWD)
         folder = f"{own}/cwd" if descriptor == int_in(_AT_FDCWD) else f"{own}/fd/{descriptor}"
         path = b"" if name == "fchown" else WaitingTask(self._event.task, self._event.task).path(file)
         if not path:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_this_process() -> None:
     assert proc.wait_status_of(ME) is None
     assert (proc.is_caught(ME, signal.SIGINT), proc.is_caught(ME, signal.SIGKILL)) == (True, False)
     assert proc.privilege_lost(ME) == ""
+
+
+def test_when_a_process_was_started() -> None:
+    before = time.time()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    after = time.time()
+    try:
+        assert before - 0.02 <= proc.begin_of(child.pid) <= after + 0.02
+        assert proc.begin_of(os.getpid()) < before
+    finally:
+        child.communicate(b"\n")
+    assert proc.begin_of(child.pid) == float("inf")
 
 
 def test_a_process_that_there_is_not() -> None:

@@ -225,6 +225,24 @@ static long made(const char *what)
     if (!strcmp(what, "cache")) /* as Python and fontconfig bring theirs up to date */
         return mkdir("/no/such/__pycache__", 0777) + open("/no/such/__pycache__/m.pyc.1", O_WRONLY | O_CREAT | O_EXCL, 0600)
                + open("/var/cache/fontconfig//0-le64.cache-9", O_RDWR | O_CLOEXEC) + 2;
+    if (!strncmp(what, "output", 6)) { /* as the disk is full */
+        int folder = open(".", O_RDONLY), output = open("output", O_WRONLY | O_CREAT | O_EXCL, 0600);
+        if (output < 0 || (!strcmp(what, "output-link") && symlink("output", "link")))
+            return -2;
+        if (!strcmp(what, "output-folder"))
+            return unlinkat(folder, "output", AT_REMOVEDIR);
+        if (!strcmp(what, "output-link"))
+            return unlink("link");
+        if (!strcmp(what, "output-owner"))
+            return fchown(output, 4321, -1) ? -2 : unlink("output");
+        if (!strcmp(what, "output-old")) {
+            struct timespec times[2] = {{0, 0}, {0, 0}};
+            return futimens(output, times) ? -2 : unlink("output");
+        }
+        return unlink("output") + unlinkat(folder, "output", 0) + 1;
+    }
+    if (!strcmp(what, "input"))
+        return unlink("instead");
     if (!strcmp(what, "read-cache"))
         return open("/no/such/__pycache__/m.pyc", O_RDONLY | O_DIRECT);
     if (!strcmp(what, "beside-cache"))

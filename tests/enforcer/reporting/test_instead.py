@@ -203,6 +203,30 @@ def test_a_file_keeps_the_owner_that_it_has(made, what, result):
     assert (done.returncode, done.stdout.strip(), denied) == (0, f"{what} {result}", [])
 
 
+WRITES = " || flags == O_WRONLY|O_CREAT|O_EXCL && mode == 0600\nsymlink: allow\nfchown: allow\nutimensat: allow"
+REMOVES = IMPLIED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{WRITES}")
+
+
+def test_an_output_that_a_program_cannot_finish_is_not_removed(made):
+    done, denied = made(REMOVES, "output")
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, "output -1 EACCES", "", [])
+
+
+@pytest.mark.parametrize(
+    "what", ["input", "output-folder", "output-link", "output-old", *(["output-owner"] if os.geteuid() == 0 else [])]
+)
+def test_removing_another_file_is_denied(made, what):
+    done, denied = made(REMOVES, what)
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
+    assert [call.startswith("unlink") for call in denied] == [True]
+
+
+@pytest.mark.parametrize("more", ["newfstatat: deny\nstat: deny", "unlink: deny"])
+def test_nor_is_it_asked_whose_a_file_is_for_a_program_that_may_not(made, more):
+    _, denied = made(f"{REMOVES}{more}\n", "output")
+    assert [call.partition("(")[0] for call in denied] == ["unlink"]
+
+
 def test_root_does_not_take_its_ids_back(made):
     done, denied = made(IMPLIED, "own-ids")
     answer = ("own-ids 0 \n", []) if os.getuid() else ("", ["setgid(gid=0)"])
