@@ -168,11 +168,11 @@ class Rules:
         """Return whether the policy lets the program reach a port of any host; with None, any port."""
         return use not in self.confines or _has(self.everywhere.get(use, ()), port)
 
-    def reaches(self, use: str, host: bytes, names: Iterable[str]) -> bool:
+    def reaches(self, use: str, host: bytes, names: Sequence[str]) -> bool:
         """Return whether the policy lets the program reach any port of a host, whose address was given for `names`."""
         return self.grants(use, host, None, names)
 
-    def grants(self, use: str, host: bytes, port: int | None, names: Iterable[str]) -> bool:
+    def grants(self, use: str, host: bytes, port: int | None, names: Sequence[str]) -> bool:
         """Return whether the policy grants a port (None: any) of a host whose address was given for `names`."""
         if self.grants_everywhere(use, port):
             return True
@@ -180,15 +180,19 @@ class Rules:
         for size, length, prefix, ports in self.networks[use]:
             if size == bits and number >> (bits - length) == prefix and _has(ports, port):
                 return True
-        near = is_near(host)
-        for name in names:
-            if not is_loopback(host) if is_local(name) else near:  # a name server may give any address for localhost
-                continue
-            if _has(self.names[use].get(name, ()), port):
-                return True
-            if any(_has(self.below[use][above], port) for above in self._above(use, name)):
-                return True
-        return False
+        is_far = not is_near(host)
+        return any(
+            (is_loopback(host) if is_local(name) else is_far) and _has(ports, port)  # a name server may give any for localhost
+            for name, ports in self._named(use, names)
+        )
+
+    def _named(self, use: str, names: Sequence[str]) -> Iterable[tuple[str, Sequence[tuple[int, int]]]]:
+        """Yield those of the names that lines name, with the ports of each line.  An address of a block list in /etc/hosts has
+        more than 10,000 names, of which few are."""
+        for name in filter(self.names[use].__contains__, names):
+            yield name, self.names[use][name]
+        if self.below[use]:
+            yield from ((name, self.below[use][above]) for name in names for above in self._above(use, name))
 
 
 def is_near(host: bytes) -> bool:
