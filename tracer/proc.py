@@ -226,6 +226,15 @@ def processor_time(pid: int) -> float:
         return 0.0
 
 
+def open_files_limit(tid: int) -> int:
+    """Return the soft limit of a task's descriptors (RLIMIT_NOFILE); a number that no task reaches if it cannot be read."""
+    try:
+        lines = content(f"{proc()}/{tid}/limits").splitlines()
+        return next(int(line.split()[3]) for line in lines if line.startswith(b"Max open files"))
+    except (OSError, StopIteration):
+        return 1 << 63
+
+
 def begin_of(pid: int) -> float:
     """Return when a process was started, in seconds since 1970, at most 10 ms too early; infinity if it has ended."""
     import time

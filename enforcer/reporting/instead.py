@@ -3,9 +3,10 @@
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, /dev/console and of how many processors there
 are, lets it send signals to itself, set the ids that it has, give files the owners that they have, read its limits, touch files
 that it may write to, and name itself where the policies allow what a call does to its caller; it fails signals to processes
-that do not exist, signal 0 to others, calls with NULL or nothing for a path, those that would bring a cache up to date
-(caches.tsv), those that remove an output which the program has not finished, those that ask a daemon which a machine may lack,
-and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).
+that do not exist, signal 0 to others, calls with NULL or nothing for a path, those for which no descriptor is left, those that
+would bring a cache up to date (caches.tsv), those that remove an output which the program has not finished, those that ask a
+daemon which a machine may lack, and what a kernel or machine may not have, for which programs have another way
+(unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -25,7 +26,16 @@ from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.linux import O_EMPTYPATH, int_in
-from callfence.tracer.proc import begin_of, fields_of, is_in_own_user_namespace, kin_of, proc, process_of
+from callfence.tracer.proc import (
+    begin_of,
+    fields_of,
+    is_in_own_user_namespace,
+    kin_of,
+    numbers_in,
+    open_files_limit,
+    proc,
+    process_of,
+)
 
 if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
@@ -72,6 +82,11 @@ _NEEDS_PATHS = frozenset(
 )  # fmt: skip
 """Calls that do nothing where a path is NULL or empty (fs/namei.c, getname_flags); others, as utimensat(2), take it for an open
 file, or do with AT_EMPTY_PATH."""
+_DESCRIPTORS = dict.fromkeys(
+    ("open", "openat", "creat", "socket", "accept", "accept4", "epoll_create", "epoll_create1", "eventfd", "eventfd2",
+     "timerfd_create", "inotify_init", "inotify_init1", "memfd_create", "pidfd_open"), 1
+) | dict.fromkeys(("pipe", "pipe2", "socketpair"), 2)  # fmt: skip
+"""How many descriptors each call makes."""
 _UNIX, _LONGEST_ADDRESS = b"\1\0", 110
 """AF_UNIX (linux/socket.h) as a struct sockaddr_un has it, and how long that is (linux/un.h)."""
 _GENERATIONS = 100
@@ -100,6 +115,9 @@ class Instead:
             return False
         if syscall.name in _NEEDS_PATHS and (number := self._lacks_path(syscall)):
             self._fail(number)
+            return True
+        if self._lacks_descriptors(syscall):
+            self._fail(errno.EMFILE)
             return True
         if self._updates_cache(syscall) or self._removes_output(arch, syscall):
             self._fail(errno.EACCES)
@@ -142,6 +160,18 @@ class Instead:
         caller = WaitingTask(self._event.task, self._event.task)
         is_empty = any(caller.read(path, 1) == b"\0" for path in paths)
         return errno.ENOENT if is_empty and self._request.is_waiting() else 0
+
+    def _lacks_descriptors(self, syscall: Syscall) -> bool:
+        """Return whether a call makes more descriptors than the task may have: what a program does otherwise then, it did not
+        do when it was learned.  The task's other threads may close some meanwhile: the call does nothing in any case."""
+        count = _DESCRIPTORS.get(syscall.name, 0)
+        if not count:
+            return False
+        limit = open_files_limit(self._event.task)
+        if int(fields_of(self._event.task).get("FDSize", 0)) < limit:  # there are not so many places for them yet
+            return False
+        free = limit - sum(number < limit for number in numbers_in(f"{self._event.task}/fd"))
+        return free < count and self._request.is_waiting()
 
     def _updates_cache(self, syscall: Syscall) -> bool:
         """Return whether a call opens a file for writing, or makes a folder, in a cache of `is_in_cache`.

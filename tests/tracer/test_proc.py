@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,10 @@ def test_when_a_process_was_started() -> None:
     finally:
         child.communicate(b"\n")
     assert proc.begin_of(child.pid) == float("inf")
+
+
+def test_how_many_descriptors_a_task_may_have() -> None:
+    assert proc.open_files_limit(ME) == resource.getrlimit(resource.RLIMIT_NOFILE)[0] < proc.open_files_limit(NOBODY)
 
 
 def test_a_process_that_there_is_not() -> None:

@@ -47,6 +47,7 @@ def made(place, build, shared_policy):
         ("null-kept", "1"),  # FD_CLOEXEC
         ("null-full", "-1 EMFILE"),
         ("full", "3"),
+        ("last-pair", "0"),  # gearmand with few descriptors
         ("terminal", "-1 ENXIO"),
         ("console", "-1 ENXIO"),  # redir was killed as it said that its port is taken
         ("itself", str(signal.SIGUSR1.value)),
@@ -104,6 +105,7 @@ def test_on_a_terminal_it_is_as_without(made, what, result, denied):
         ("other-file", "openat("),
         ("null-folder", "openat("),
         ("full-read", "openat("),
+        ("last-one", "socket("),
         ("outside", "kill("),
         ("everyone", "kill("),
         ("ended-group", "kill("),
