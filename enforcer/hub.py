@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
-_LONGEST = 86400.0
+_MAX_WAIT = 86400.0
 """The most seconds to wait at once: epoll_wait(2) takes 24 days at most, and programs choose their timeouts."""
 _SPARE = 64
 """How many moments that are not waited for any more are kept, besides as many as there are others."""
@@ -66,7 +66,7 @@ class Hub:
 
     def pause(self) -> float | None:
         """Return in how many seconds `run` may have a function to call; None if none is due."""
-        return min(_LONGEST, max(0.0, self._moments[0][0] - time.monotonic())) if self._moments else None
+        return min(_MAX_WAIT, max(0.0, self._moments[0][0] - time.monotonic())) if self._moments else None
 
     def descriptors(self) -> tuple[int, ...]:
         """Return its own descriptor and those that are watched."""

@@ -241,7 +241,7 @@ def pidfd_open(pid: int) -> int:
 
 
 _PIDFD_GET_INFO, _PIDFD_INFO_CREDS, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 1, 1 << 3  # linux/pidfd.h; the last: Linux 6.15
-_LOOKS, _LOOK = 1000, 0.001
+_MAX_CHECKS, _CHECK_PAUSE = 1000, 0.001
 """How often, and after how many seconds each time, a process is looked at that has ended."""
 _PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words: the 6th is euid, then egid; the last exit_code
 
@@ -249,7 +249,7 @@ _PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words: t
 def wait_status(pidfd: int, pid: int) -> int | None:
     """Return the wait status of a process that has ended; None if it is not known: before Linux 6.15 it is known only until the
     process has been waited for."""
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_CHECKS):
         information = (linux.c_uint32 * _PIDFD_INFO)(_PIDFD_INFO_EXIT)
         failed = linux.functions.ioctl(pidfd, linux.c_ulong(_PIDFD_GET_INFO), information)
         if not failed and information[0] & _PIDFD_INFO_EXIT:
@@ -258,7 +258,7 @@ def wait_status(pidfd: int, pid: int) -> int | None:
             return status
         if failed and linux.get_errno() != _ESRCH:
             return None
-        time.sleep(_LOOK)  # it is being waited for just now
+        time.sleep(_CHECK_PAUSE)  # it is being waited for just now
     return None
 
 

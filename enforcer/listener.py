@@ -303,7 +303,7 @@ def shared() -> tuple[Notification, Waiting]:
 _ERESTARTNOINTR = 513  # linux/errno.h
 _LOOK = 0.005
 """Seconds between two checks whether SIGSYS has ended a process."""
-_LOOKS = 1000
+_MAX_CHECKS = 1000
 """The most checks: 5 s of them."""
 
 
@@ -394,7 +394,7 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
         # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
         kernel.kill_thread(process, request.call.task, linux.SIGSTOP)
         request.fail(_ERESTARTNOINTR)
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_CHECKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
             if waiting.wait(_LOOK) or fields_of(process).get("CoreDumping") == "1":
                 return True

@@ -13,7 +13,7 @@ from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
 
 _PAGE = 4096
-_LONGEST_PATH = 4096
+_MAX_PATH = 4096
 """Bytes of a path with its NUL: PATH_MAX, linux/limits.h."""
 _MAPS = 1 << 22
 """How many bytes of /proc/PID/maps are read at most; a program may have many times more."""
@@ -53,7 +53,7 @@ class WaitingTask:
         """Return the path at an address in its memory; b"" if there is none, and the call will fail."""
         content = self.read(address, _PAGE - address % _PAGE)  # most paths end on the page on which they begin
         if b"\0" not in content:
-            content = self.read_on(address, _LONGEST_PATH)
+            content = self.read_on(address, _MAX_PATH)
         path, end, _ = content.partition(b"\0")
         return path if end else b""
 

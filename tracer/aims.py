@@ -31,12 +31,12 @@ _PUBLIC = (
 )  # fmt: skip
 """Names of the files and folders in /proc/PID that every process of the machine may open (fs/proc/base.c)."""
 _BY_PIDFD = tuple(row.name for row in pids.rows(pids.SIGNALS, pids.DESCRIPTOR))
-_LOOKS = ("kcmp", "migrate_pages", "move_pages", "perf_event_open", "prctl", "process_vm_readv", "process_vm_writev", "ptrace")
+_READS = ("kcmp", "migrate_pages", "move_pages", "perf_event_open", "prctl", "process_vm_readv", "process_vm_writev", "ptrace")
 """Calls that read or control another process, and do not only change how it is scheduled."""
 _LINKS = {"readlink": 0, "readlinkat": 1}
 _OPENS = {"open": 0, "openat": 1}
 """The index of the path argument, by name of the call."""
-_MANY: Final = 1024
+_MAX_EXAMINED: Final = 1024
 """The most links read, and the most files opened, by one executable that are examined; later ones are not."""
 
 
@@ -57,7 +57,7 @@ class Aims:
         handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
         handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
         handlers |= {row.name: self._sets_owner for row in pids.rows(pids.SIGNALS) if row.selector}
-        handlers |= dict.fromkeys(_LOOKS, self._looks)
+        handlers |= dict.fromkeys(_READS, self._looks)
         for name, handler in handlers.items():
             calls.also_named(name, handler, always=name in _BY_PIDFD)
         by_name = table(NATIVE).by_name
@@ -65,7 +65,7 @@ class Aims:
         calls.first.update((by_name[name].number, self._reads_links) for name in _LINKS if name in by_name)
 
     def _reads_links(self, executable: str) -> frozenset[int] | None:
-        return None if self._links[executable] >= _MANY else frozenset()
+        return None if self._links[executable] >= _MAX_EXAMINED else frozenset()
 
     def targets(self, executable: str) -> frozenset[int]:
         """Return the tids of the program's tasks to which a signal was recorded, whatever the executable.  A further signal to
@@ -92,7 +92,7 @@ class Aims:
         self._names(task, read_path(task.tid, event.arguments[_LINKS[_name(event)]]))
 
     def _opens_file(self, task: Task, event: Event) -> None:
-        if self._opens[task.executable] < _MANY:
+        if self._opens[task.executable] < _MAX_EXAMINED:
             self._opens[task.executable] += 1
             path = read_path(task.tid, event.arguments[_OPENS[_name(event)]])
             if path.startswith(b"/proc/") and path.rpartition(b"/")[2] not in _PUBLIC:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from callfence.tracer.abi.waits import executed, forked
 from callfence.tracer.proc import executable_of, kin_of
 from callfence.tracer.processor import SharedProcessor
-from callfence.tracer.tally import MANY_THREADS, Tally
+from callfence.tracer.tally import MAX_THREADS, Tally
 from callfence.tracer.task import Task
 
 
@@ -22,7 +22,7 @@ class TaskFamily:
         self.waits = {0}
         """The sets of waits that processes had begun when they ended or executed a file, if these are followed."""
         self._threads: dict[int, int] = {}
-        """By process, if waits are followed: how many threads it has started, at most MANY_THREADS."""
+        """By process, if waits are followed: how many threads it has started, at most MAX_THREADS."""
         self._calls_of_dead = 0
         self._tally = tally
         self._processor = processor
@@ -61,8 +61,8 @@ class TaskFamily:
     def _begin_thread(self, task: Task) -> None:
         """Count the calls of each thread of a process apart from now on, since they may come in another order the next time."""
         before = self._threads.get(task.tgid, 0)
-        task.began = self._threads[task.tgid] = min(before + 1, MANY_THREADS)
-        for other in self.threads(task.tgid) if before < MANY_THREADS else [task]:
+        task.began = self._threads[task.tgid] = min(before + 1, MAX_THREADS)
+        for other in self.threads(task.tgid) if before < MAX_THREADS else [task]:
             self._tally.turn(other, task.began)
 
     def threads(self, tgid: int) -> list[Task]:

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 BATCH: Final = 16
 """Number of stops that are taken one by one, before those of all stopped tasks are taken at once; 0.1 ms in all."""
-MANY_STOPS: Final = 64
+SPEED_WINDOW: Final = 64
 """Calls of one task over which its rate is measured."""
-FAST: Final = MANY_STOPS / 2000
-"""Seconds for MANY_STOPS calls below which a task is moved to the tracer's processor: 2,000 calls a second."""
+FAST: Final = SPEED_WINDOW / 2000
+"""Seconds for SPEED_WINDOW calls below which a task is moved to the tracer's processor: 2,000 calls a second."""
 TIMEOUT: Final = 0.05
 """Seconds that an early task waits for its parent's event, and for which resuming a task is tried again."""
 
@@ -201,7 +201,7 @@ class Loop:
             if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (arch, number) in self.calls.handlers:
                 self.calls.handle(task, self._info.bytes)
         task.stops += 1
-        if not task.stops % MANY_STOPS:
+        if not task.stops % SPEED_WINDOW:
             self._measure_rate(task)
         return True
 

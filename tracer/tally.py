@@ -20,12 +20,12 @@ from callfence.tracer.task import Hot, Page, Task
 from callfence.tracer.unwinding.callers import Registers
 from callfence.tracer.unwinding.site import call_site
 
-MANY_KEYS: Final = 65536
+MAX_KEYS: Final = 65536
 """The most keys of one executable; if there are more, they are dropped.  This bounds memory and loses no observation: a call
 whose key was dropped is examined again, and stops where a late filter would have allowed it."""
 
 _NATIVE: Final = MACHINE.native.audit
-MANY_THREADS: Final = 32
+MAX_THREADS: Final = 32
 """How many starts of threads in a process are told apart; later ones count as made at the last of these."""
 
 COMPAT_KEYS: Final = 1 << 448
@@ -165,7 +165,7 @@ class Tally:
                 return counter  # the key belongs to the old masks
             self.news[task.executable] += not counter[COUNT]
         counters = looked if self._recorder.look(counter, event, caller) else task.hot
-        if len(counters) >= MANY_KEYS:
+        if len(counters) >= MAX_KEYS:
             counters.clear()
         counters[key] = counter
         return counter
@@ -175,7 +175,7 @@ class Tally:
         executables = *((executable, hot) for (executable, _), hot in self._hot.items()), *self._to_look.items()
         for executable, hot in executables:
             former = self._former[executable]
-            if len(former) + len(hot) > MANY_KEYS:
+            if len(former) + len(hot) > MAX_KEYS:
                 former.clear()
             former.update((key, counter[COUNT]) for key, counter in hot.items())
             hot.clear()

@@ -96,7 +96,7 @@ class Page:
 
     def __init__(self, threads: int, entered: int) -> None:
         self.threads = threads
-        """How many threads the process had started, at most MANY_THREADS."""
+        """How many threads the process had started, at most MAX_THREADS."""
         self.entered = entered
         """The waits that the process had begun (`Task.entered`)."""
         self.counters: dict[int, EventCounter] = {}

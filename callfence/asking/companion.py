@@ -24,7 +24,7 @@ from callfence.policygen.language.document import PolicyError, parse
 from callfence.policygen.model import Policy
 from callfence.tracer.errors import CallfenceError
 
-_LONGEST = 1 << 20
+_MAX_QUESTION = 1 << 20
 """The most bytes of a question."""
 _IGNORED = (
     signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP, signal.SIGTERM,
@@ -122,7 +122,7 @@ class Companion:
         self._front.finish()
 
     def _receive(self) -> bool:
-        message = self._helper.recv(_LONGEST)
+        message = self._helper.recv(_MAX_QUESTION)
         if message:
             self._waiting.append(parsed(message, self._allowed))
         return bool(message)

@@ -21,7 +21,7 @@ from callfence.policygen.versions import QUESTIONS, unknown
 
 Decide = Callable[["Question"], str | tuple[str, str]]
 
-_LONGEST = 1 << 24
+_MAX_QUESTION = 1 << 24
 """The most bytes of a question."""
 _DELAY = 0.05
 """Seconds to wait if a connection cannot be accepted."""
@@ -69,7 +69,7 @@ class Answers:
     def _serve(self, connection: socket.socket) -> None:
         answered: set[int] = set()
         with connection, connection.makefile("rb") as lines, suppress(OSError):
-            while line := lines.readline(_LONGEST):
+            while line := lines.readline(_MAX_QUESTION):
                 answer = None
                 try:
                     fields = json.loads(line)

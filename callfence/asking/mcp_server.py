@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from callfence.asking.session import Denial, Session
 
-MOST = 100_000
+MAX_OUTPUT = 100_000
 """The most characters of a command's output that are returned, and of what it was denied."""
 _INSTRUCTIONS = (
     "Commands run confined by a policy. What it denies fails, or ends the process, and the result says so by number: "
@@ -36,7 +36,7 @@ def _listed(denials: Sequence[Denial]) -> Iterator[str]:
     size = 0
     for denial in denials:
         size += len(denial.text)
-        if size > MOST:
+        if size > MAX_OUTPUT:
             yield f"denied {denial.number} to {denials[-1].number}: explain_denial has the details"
             return
         yield denial.text
@@ -61,7 +61,7 @@ def server(session: Session, timeout: float) -> MCPServer:
         parts = [f"exit status {done.status}", *_listed(done.denials)]  # before what may look like them
         for name, data in (("standard output", done.output), ("standard error", done.errors)):
             text = data.decode(errors="replace")
-            parts += [f"{name}:\n{text[:MOST]}{'...' * (len(text) > MOST)}"] if text else []
+            parts += [f"{name}:\n{text[:MAX_OUTPUT]}{'...' * (len(text) > MAX_OUTPUT)}"] if text else []
         return "\n".join(parts)
 
     @serving.tool()

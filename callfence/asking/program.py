@@ -16,7 +16,7 @@ from callfence.tracer.errors import UserError
 
 _LAST = 10.0
 """How many seconds the program may take at most to read the last messages."""
-_MOST = 1 << 28
+_MAX_UNREAD = 1 << 28
 """The most bytes of messages that it has not read, after which it is asked nothing more."""
 
 
@@ -96,6 +96,6 @@ class Program:
 
     def _send(self, fields: dict[str, Any]) -> None:
         self._unsent += json.dumps({"version": QUESTIONS, **fields}).encode() + b"\n"
-        if len(self._unsent) > _MOST:
+        if len(self._unsent) > _MAX_UNREAD:
             raise EOFError
         self.send()

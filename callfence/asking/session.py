@@ -182,7 +182,7 @@ class Session:
 
 _LAST = 5.0
 """How many seconds to wait for the last output when a command has ended; processes that it left behind may write more."""
-_MOST = 1 << 24
+_MAX_KEPT = 1 << 24
 """The most bytes of each output that are kept; what comes after them is read and left out, so that no command waits for it, or
 takes this process's memory."""
 
@@ -196,7 +196,7 @@ class _Reader(Thread):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(daemon=True)
-        self._content, self._most = bytearray(), _MOST
+        self._content, self._most = bytearray(), _MAX_KEPT
         self._descriptor = descriptor
         self.start()
 

@@ -17,7 +17,7 @@ from callfence.shared.terminal import folded, print_lines
 from callfence.shared.text import printable
 from callfence.tracer.proc import fields
 
-_LONGEST = 4096
+_MAX_LINE = 4096
 _REFUSALS = (NO, KILL)
 _LETTERS = {*"".join(_REFUSALS)}
 """The program may take letters away from what is typed, by reading them or by the terminal's settings (VERASE): what is left
@@ -30,7 +30,7 @@ _COLUMNS = 20, 80
 """The fewest and the most columns that lines are folded for: the program can set them (TIOCSWINSZ), and forges nothing."""
 _PAUSE = 0.05
 """Seconds until what is typed is read again, if another group of processes has the terminal."""
-_MOST_WRONG = 10
+_MAX_WRONG = 10
 """The most grants with wrong letters, after which there is only a no: the program could guess."""
 
 
@@ -145,7 +145,7 @@ class Terminal:
         part = self._part()
         if part is None:
             return []
-        line, *rest = re.split(rb"[\r\n]", (self._typed + part)[-_LONGEST:])
+        line, *rest = re.split(rb"[\r\n]", (self._typed + part)[-_MAX_LINE:])
         self._typed = line if part and not rest else b""  # an empty part is ^D, which ends a line, too
         question = self._question
         if question is None or (part and not rest):
@@ -155,9 +155,9 @@ class Terminal:
             return [Given(question.id, ALWAYS, text)]
         word, _, proof = text.lower().partition(" ")
         answer = next((each for each in question.answers if _is_short_for(word, each)), "")
-        if answer in GRANTING and (proof.strip() != self._proof or self._wrong >= _MOST_WRONG):
+        if answer in GRANTING and (proof.strip() != self._proof or self._wrong >= _MAX_WRONG):
             self._wrong += bool(proof)
-            if self._wrong >= _MOST_WRONG:
+            if self._wrong >= _MAX_WRONG:
                 self._print("  too many had wrong letters: there is only a no from now on")
                 return [Given(question.id, NO)]
             self._choose(question)
@@ -184,7 +184,7 @@ class Terminal:
             if group == self._group or _has_more_filters(group):
                 os.setpgid(0, group)
         try:
-            return os.read(self._descriptor, _LONGEST)
+            return os.read(self._descriptor, _MAX_LINE)
         except BlockingIOError:
             return None
         except OSError as error:

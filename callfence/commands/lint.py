@@ -24,7 +24,7 @@ from callfence.shared.text import on_one_line, plural
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import CallfenceError
 
-_LONGEST = 2000
+_MAX_TEXT = 2000
 """How many characters of an entry are printed."""
 DESCRIPTION = """\
 Report what is dangerous in policies, judged by the calls that they allow.  A comment `# why: REASON` on an entry, or above it,
@@ -156,9 +156,9 @@ def _print(
 
 
 def _short(arch: Arch, number: int, entry: Entry) -> str:
-    """Return the entry on one line, cut after `_LONGEST` characters."""
+    """Return the entry on one line, cut after `_MAX_TEXT` characters."""
     text = on_one_line(arch, number, entry)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
 
 
 def _result(policy: str, finding: Finding, lines: Lines, *, is_new: bool) -> Result:

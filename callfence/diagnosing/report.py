@@ -32,7 +32,7 @@ VARIABLES: Final = (
     "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LC_ALL", "LANG",
 )  # fmt: skip
 """Variables that change what callfence does.  Whether they are set is reported, never their values."""
-LONGEST: Final = 50_000
+MAX_ATTACHED: Final = 50_000
 """The most characters of attached files: issues of GitHub take 65,536 in all."""
 
 
@@ -50,7 +50,7 @@ def report(checks: Iterable[str], attached: Sequence[str], *, masks: bool) -> st
     rows = "".join(f"| {name} | {cell(value)} |\n" for name, value in _facts())
     lines = [masking.without_places(masking.without_secrets(line), own) for line in checks]
     parts = [f"### callfence doctor --report\n\n| | |\n|---|---|\n{rows}", f"### Checks\n\n{_block(lines)}"]
-    room = LONGEST
+    room = MAX_ATTACHED
     for name in attached:
         kind, text = _attached(name)
         text = masking.without_secrets(text)

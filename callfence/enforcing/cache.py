@@ -40,7 +40,7 @@ _DECIDES = f"{_ENFORCER}/importer.py", f"{_ENFORCER}/guard.py"
 NOT_COMPILING = ("__pycache__", "formats", "review")
 """Folders of policygen from which neither compiling a policy nor the helper imports: examining a file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
-_MOST = 1000
+_MAX_FILTERS = 1000
 """Filters that a user's cache keeps."""
 
 
@@ -86,10 +86,10 @@ class _Place:
             raise OSError(error.errno, error.strerror, f"{self.path}/{name}") from None
 
     def prune(self) -> None:
-        """Remove the filters that were compiled first, if there are more than _MOST.  Raises OSError."""
+        """Remove the filters that were compiled first, if there are more than _MAX_FILTERS.  Raises OSError."""
         with os.scandir(self.descriptor) as entries:
             by_age = sorted((entry.stat().st_mtime, entry.name) for entry in entries if entry.name.endswith(".filter"))
-        for _, name in by_age[:-_MOST]:
+        for _, name in by_age[:-_MAX_FILTERS]:
             os.unlink(name, dir_fd=self.descriptor)
 
 

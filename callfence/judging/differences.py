@@ -35,9 +35,9 @@ SAYS = {
 CALLS_WITHOUT_ENTRY = "calls without an entry"
 WIDTH = 120
 """Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
-MANY_RISKS = 4
+MAX_RISKS = 4
 """The most risks that the text has; other formats have all."""
-MANY_LINES = 15
+MAX_LINES = 15
 """Lines of text above which differences are abbreviated: a reviewer reads so many in a minute."""
 
 
@@ -217,7 +217,7 @@ def _names(sign: str, differences: Sequence[Difference], what: str) -> list[str]
 def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     """Yield the comparison in plain text: the verdict, the gravest risks, then each difference with its example.
 
-    Unless `full`, a text of more than `MANY_LINES` is abbreviated (see `_short`), and the redundant calls of each kind of
+    Unless `full`, a text of more than `MAX_LINES` is abbreviated (see `_short`), and the redundant calls of each kind of
     change take one line."""
     head = [*_head(judgement)]
     yield from head
@@ -225,8 +225,8 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     by_arch = [(arch, [*group]) for arch, group in groupby(differences, key=lambda ranked: ranked.difference.arch)]
     details = {arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch}
     last = [] if full else [*redundant_lines(judgement)]
-    if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MANY_LINES:
-        room = (MANY_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1
+    if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MAX_LINES:
+        room = (MAX_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1
         details = {arch: _short(group, room) for arch, group in by_arch}
         last.append("--full shows each difference with its rules and an example")
     for arch, lines in details.items():
@@ -241,11 +241,11 @@ def _head(judgement: Judgement) -> Iterator[str]:
     for entry in entries:
         if not isinstance(entry, Risk):
             yield headline(judgement, entry)
-        elif entry in rows[:MANY_RISKS]:
+        elif entry in rows[:MAX_RISKS]:
             row, names, reason = entry
             yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
-    if len(rows) > MANY_RISKS:
-        yield f"... and {plural(len(rows) - MANY_RISKS, 'more risk')}"
+    if len(rows) > MAX_RISKS:
+        yield f"... and {plural(len(rows) - MAX_RISKS, 'more risk')}"
     more = any(ranked.difference.change is Change.MORE for ranked in judgement.differences)
     if more and not rows and not judgement.headlines:
         yield "NEW allows no known risk that OLD denies"

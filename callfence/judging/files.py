@@ -42,7 +42,7 @@ _KINDS = {
 """By the id of a risk: a word for the files that have this risk."""
 _KEY = re.compile(rb"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|kdbx)")
 _SITES = 2
-_MANY = 6
+_MAX_LISTED = 6
 """The most names that are listed for a line."""
 _LOOKED_AT = 20_000
 """The most files below a folder that are counted."""
@@ -306,10 +306,10 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
 def _of_path(path: str, names: Sequence[Used], reasons: Mapping[str, str]) -> Iterator[str]:
     if not names and path not in reasons:
         yield "  no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
-    for name in names[:_MANY]:
+    for name in names[:_MAX_LISTED]:
         yield f"  {name}"
-    if len(names) > _MANY:
-        yield f"  and {plural(len(names) - _MANY, 'name')} more"
+    if len(names) > _MAX_LISTED:
+        yield f"  and {plural(len(names) - _MAX_LISTED, 'name')} more"
 
 
 def uses_of(files: grants.Files, line: str, recording: Recording) -> Iterator[tuple[int, str, str]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from callfence.policygen.review.judgement import Headline, Judgement
     from callfence.policygen.review.risk import Ranked
 
-_LONGEST = 64
+_MAX_WORDS = 64
 """The most words of a setting that are compared; a path may have several."""
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 LEVELS: Final = {Level.DANGER: "error", Level.WARNING: "warning", Level.NOTE: "note"}
@@ -58,7 +58,7 @@ class Lines:
             if call := re.match(r"\s*(?:sys_)?(\w+)\s*:", line):
                 self._calls.setdefault((section, call[1]), number)
                 continue
-            words = re.sub(r":(?= |$)", " ", line.split(" #")[0]).split()[:_LONGEST]
+            words = re.sub(r":(?= |$)", " ", line.split(" #")[0]).split()[:_MAX_WORDS]
             if words and words[0].isidentifier():
                 section = words[1] if words[0] == "arch" and len(words) > 1 else section
                 for count in range(1, len(words) + 1):

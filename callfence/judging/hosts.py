@@ -9,7 +9,7 @@ from callfence.policygen.hosts import PLACES, containing
 from callfence.policygen.recording.model import Recording
 from callfence.shared.text import plural, printable
 
-_MANY = 6
+_MAX_LISTED = 6
 """The most hosts or sockets, and the most addresses of one, that are listed for a line."""
 
 
@@ -39,11 +39,11 @@ def _uses(recording: Recording, starts: Sequence[str], belongs: Callable[[str], 
             if start and belongs(name):
                 runs.setdefault((name, port), {})[column] = None
                 executables.setdefault((name, port), {})[executable] = None
-    for (name, port), columns in [*runs.items()][:_MANY]:
+    for (name, port), columns in [*runs.items()][:_MAX_LISTED]:
         where = f"run{'s' * (len(columns) > 1)} {', '.join(map(str, columns))} by {', '.join(executables[name, port])}"
         yield printable(f"{f'{port} at ' if port else ''}{name} in {where}{_addresses(name, recording)}")
-    if len(runs) > _MANY:
-        yield f"and {len(runs) - _MANY} more"
+    if len(runs) > _MAX_LISTED:
+        yield f"and {len(runs) - _MAX_LISTED} more"
     if not runs:
         yield "no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
 
@@ -52,6 +52,6 @@ def _addresses(name: str, recording: Recording) -> str:
     """Return the addresses that a name had, as the end of a sentence; '' if none is recorded."""
     rows = (use for run in recording.runs for use in run.files if use[0] == f"name {name}")
     found = [*dict.fromkeys(address for _, address, _ in rows)]
-    shown = ", ".join(found[:_MANY])
-    more = f" and {len(found) - _MANY} more" if len(found) > _MANY else ""
+    shown = ", ".join(found[:_MAX_LISTED])
+    more = f" and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
     return f"; it had {plural(len(found), 'address', 'addresses')}: {shown}{more}" if found else ""

@@ -45,12 +45,12 @@ _CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, for which pyelf
 _PREFERRED = {"STB_GLOBAL": 0, "STB_WEAK": 1}
 _NEAR = 64
 """How many symbols before an address are examined: an address may have several names, and functions may nest."""
-_MOST_BYTES, _LARGEST, _LEAST = 1 << 29, 1 << 20, 64
+_MAX_BYTES, _LARGEST, _LEAST = 1 << 29, 1 << 20, 64
 """The most bytes of a file that are read, and at once; and how many a read counts as, at least.  A symbol counts as some
 500, so a file has a million at most: as many as the largest programs that are not stripped."""
-MANY_FACTS = 8
+MAX_FACTS = 8
 """The most facts of one call site that are listed besides those in its example."""
-MANY_SITES = 8
+MAX_SITES = 8
 """The most call sites of one rule that are listed."""
 _COMMENT_CALLS, _COMMENT_SITES, _COMMENT_FACTS = 12, 3, 4
 """The most calls in a pull request's comment, call sites of a call, and facts of a call site."""
@@ -209,7 +209,7 @@ class _Bounded:
     """A file of which only so much is read: a program may make itself a sparse executable with symbols without end."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._left = _MOST_BYTES
+        self._left = _MAX_BYTES
         self._file = file
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
@@ -230,7 +230,7 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
     """Yield lines for each executable and call site of the observations: the number of calls, an example, and facts.  There are
     no numbers if the recording is a companion."""
     sites, bare, names = by_site(observations), is_companion(recording), started_as(recording)
-    for (executable, site), group in sites[:MANY_SITES]:
+    for (executable, site), group in sites[:MAX_SITES]:
         if bare:
             yield f"  {printable(executable)}, at {printable(site)}, such as"
         else:
@@ -240,8 +240,8 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
         call, facts = such_as(group, bare=bare)
         yield f"    {call}"
         yield from (f"      and {fact}" for fact in facts)
-    if len(sites) > MANY_SITES:
-        yield f"  ... and {len(sites) - MANY_SITES} call sites more"
+    if len(sites) > MAX_SITES:
+        yield f"  ... and {len(sites) - MAX_SITES} call sites more"
 
 
 def started_as(recording: Recording) -> dict[str, tuple[str, ...]]:
@@ -266,8 +266,8 @@ def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple
     event = observations[0].event
     unknown = [index for index, value in enumerate(observations[0].arguments) if value is None] if bare else []
     first, others = examples(event, joined({fact for observation in observations for fact in observation.evidence}))
-    if len(others) > MANY_FACTS:
-        others[MANY_FACTS:] = [f"{len(others) - MANY_FACTS} more"]
+    if len(others) > MAX_FACTS:
+        others[MAX_FACTS:] = [f"{len(others) - MAX_FACTS} more"]
     return format_call(event, first, {*unknown} - first.keys()), others
 
 

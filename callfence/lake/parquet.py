@@ -30,7 +30,7 @@ from callfence.policygen.versions import LAKE, unknown
 from callfence.tracer.errors import CallfenceError, UserError
 
 MARKER = "callfence-lake"
-_LONGEST_VERSION = 100
+_MAX_VERSION = 100
 _GROUP = 100_000
 """The most rows of a row group: as many are in memory."""
 _GROUP_TEXT = 64 << 20
@@ -63,7 +63,7 @@ def check(lake: Path) -> None:
     """Raise UserError unless the folder is a lake with the tables of this version."""
     try:
         with reading.regular(str(lake / MARKER)) as file:
-            version = file.read(_LONGEST_VERSION).decode(errors="replace").strip()
+            version = file.read(_MAX_VERSION).decode(errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{lake} is not a lake: `callfence lake add {lake} FILE ...` makes one") from None
     if version != str(LAKE):

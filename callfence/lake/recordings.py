@@ -20,7 +20,7 @@ from callfence.tracer.abi import Arch, table
 from callfence.tracer.named import NamedTuple
 
 Row = tuple[object, ...]
-MANY = 200_000
+MAX_CACHED = 200_000
 """The most calls that are cached."""
 
 
@@ -45,7 +45,7 @@ class Calls:
         key = (observation[:4], *[is_address(register, arch) for register in observation.example])
         known = self._calls.get(key)
         if known is None:
-            if len(self._calls) >= MANY:
+            if len(self._calls) >= MAX_CACHED:
                 self._calls.clear()
             executable = keys.text(observation.executable)
             known = self._calls[key] = Call(keys.call_key(observation.key), executable, rule(observation))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from callfence.policygen.files.calls import Wanted
     from callfence.tracer.task import Task
 
-_MOST = 10_000
+_MAX_FILES = 10_000
 """Number of files that are noted; a program may look for its modules in many folders."""
 _NOTED = Right.READ | Right.WRITE | Right.REMOVE
 
@@ -38,7 +38,7 @@ class Absent:
     def note(self, task: Task, request: Wanted, path: bytes, right: Right) -> None:
         """Note a file that a call would open, list, remove or rename, unless it is there."""
         is_elsewhere = request.descriptor != AT_FDCWD and not path.startswith(b"/")
-        if not right or right & ~_NOTED or request.makes or is_elsewhere or not path or len(self._noted) == _MOST:
+        if not right or right & ~_NOTED or request.makes or is_elsewhere or not path or len(self._noted) == _MAX_FILES:
             return
         if not path.startswith(b"/"):
             try:

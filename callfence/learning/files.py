@@ -69,7 +69,7 @@ _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
 _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
-_MOST_FILES = 1000
+_MAX_FILES = 1000
 """Number of files in a folder of configuration that are looked at."""
 _LOGS = b"/var/log/"
 _EMPTIED = (b"/run/", _LOGS)
@@ -386,7 +386,7 @@ def _identity(path: bytes) -> tuple[int, int] | None:
 
 def _is_public(folder: str) -> bool:
     """Return whether a folder and all that is in it belong to root, and are readable for every user and writable for few."""
-    left = _MOST_FILES
+    left = _MAX_FILES
     waiting = [folder]
     try:
         if not all(os.stat(above).st_mode & 0o001 for above in folders(folder)):  # few users come to what is in it

@@ -259,13 +259,13 @@ def _importing(tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepa
 def _say_that_it_goes_on(loop: Loop) -> None:
     """Print that learn goes on for the processes that the program left: without a tracer their calls would fail."""
     left = sorted({task.tgid for task in loop.tasks.values()})
-    names = [f"{os.path.basename(proc.executable_of(pid))} (pid {pid})" for pid in left[:_MOST_NAMES]]
-    more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""
+    names = [f"{os.path.basename(proc.executable_of(pid))} (pid {pid})" for pid in left[:_MAX_NAMES]]
+    more = f" and {len(left) - _MAX_NAMES} more" if len(left) > _MAX_NAMES else ""
     end = f"(^C ends {'it' if len(left) == 1 else 'them'})"
     say(f"learn: the program has ended; still learning what it left running: {', '.join(names)}{more} {end}")
 
 
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 """The most processes that are named."""
 
 

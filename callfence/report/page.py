@@ -22,7 +22,7 @@ from callfence.report.sections import files, how_sure, made_by, matrix, phases, 
 from callfence.shared.text import on_one_line, plural
 from callfence.tracer.abi import NATIVE, table as calls_in
 
-_MANY = 6
+_MAX_LISTED = 6
 """Most programs that a finding names, and most files, addresses or commands of each."""
 _RISK = {
     Level.DANGER: "The policy allows calls by which a program can escape it or reach attack surface of the kernel.",
@@ -172,8 +172,8 @@ def _finding(report: Report, finding: Finding) -> Html:
     if finding.example is not None:
         pairs.append(("Allows", code(format_call(finding.example))))
     if programs := report.made_by(finding):
-        named = [made_by(executable, facts, _MANY) for executable, facts in [*programs.items()][:_MANY]]
-        more = [f"and {plural(len(programs) - _MANY, 'more program')}"] if len(programs) > _MANY else []
+        named = [made_by(executable, facts, _MAX_LISTED) for executable, facts in [*programs.items()][:_MAX_LISTED]]
+        more = [f"and {plural(len(programs) - _MAX_LISTED, 'more program')}"] if len(programs) > _MAX_LISTED else []
         pairs.append(("Made by", items([*named, *more], class_="plain")))
     pairs += [("Why it matters", prose(finding.why)), ("Safer", prose(finding.safer)), ("Source", finding.source)]
     if finding.accepted:

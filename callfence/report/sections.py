@@ -11,7 +11,7 @@ from itertools import groupby, pairwise
 
 from callfence.judging.files import beyond, reasons_of, used, uses_of
 from callfence.judging.hosts import of_hosts
-from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
+from callfence.judging.sites import MAX_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
 from callfence.policygen.completeness import run_next
 from callfence.policygen.grants import NONE, path_line, written
@@ -231,8 +231,8 @@ def _rule(report: Report, rule: Provenance, findings: list[Finding], identity: d
 
 def _sites(rule: Provenance, *, bare: bool) -> Html:
     sites = by_site(rule.observations)
-    shown = [_site(executable, site, group, bare=bare) for (executable, site), group in sites[:MANY_SITES]]
-    more = [f"... and at {plural(len(sites) - MANY_SITES, 'more place')}"] if len(sites) > MANY_SITES else []
+    shown = [_site(executable, site, group, bare=bare) for (executable, site), group in sites[:MAX_SITES]]
+    more = [f"... and at {plural(len(sites) - MAX_SITES, 'more place')}"] if len(sites) > MAX_SITES else []
     return items([*shown, *more])
 
 

@@ -25,7 +25,7 @@ from callfence.tracer.errors import CallfenceError
 
 _DIGITS: Final = 12
 """Digits of a digest that are shown to people."""
-_MANY: Final = 1000
+_MAX_CALLS: Final = 1000
 """The most different calls of a unit that are listed, and the most characters of each."""
 
 
@@ -83,8 +83,8 @@ class _Log:
             self.denied[record.kind] = record.fields["count"]
             if len(self.denied) > MAX_DISTINCT:
                 raise CallfenceError(f"more than {MAX_DISTINCT:,} kinds of denials: the rest of the log was not read")
-            if len(self.calls) < _MANY:
-                self.calls[str(record.fields.get("call"))[:_MANY]] = None
+            if len(self.calls) < _MAX_CALLS:
+                self.calls[str(record.fields.get("call"))[:_MAX_CALLS]] = None
 
 
 def has_violations(logs: Sequence[Path]) -> bool:

@@ -12,7 +12,7 @@ from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.values import replace
 from callfence.shared.text import plural, printable
 
-MANY = 12
+MAX_LISTED = 12
 """The most names of calls that a line of text lists; the JSON lists all."""
 
 
@@ -21,9 +21,9 @@ def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
     lines = []
     for loss in losses:
         relation = "differs" if loss.direction is Direction.OTHER else f"{loss.direction} {than}"
-        names = ", ".join(loss.calls[:MANY])
-        if len(loss.calls) > MANY:
-            names += f" and {plural(len(loss.calls) - MANY, 'more call')}"
+        names = ", ".join(loss.calls[:MAX_LISTED])
+        if len(loss.calls) > MAX_LISTED:
+            names += f" and {plural(len(loss.calls) - MAX_LISTED, 'more call')}"
         lines.append(printable(f"{relation}: {loss.what}{': ' if names else ''}{names}"))
     return lines
 

@@ -34,7 +34,7 @@ _HOOKS = frozenset(
 )
 """The names of hooks: githooks(5)."""
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-")
-_MOST = 180
+_MAX_NAME = 180
 """The most bytes of a name, which leaves room for the endings of files beside the policy (NAME_MAX is 255)."""
 _MODULES = "node_modules"
 _DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies")
@@ -60,10 +60,10 @@ def name_of(arguments: Sequence[str], environment: Mapping[str, str], folder: st
     `arguments` are the shell's; `folder` is the working folder, an absolute path."""
     kind, package, step = _identity(arguments, environment, folder)
     name = "-".join(_safe(word) for word in (kind, package) if word) + (f"+{_safe(step)}" if step else "")
-    if len(name) > _MOST:
+    if len(name) > _MAX_NAME:
         import hashlib
 
-        name = f"{name[:_MOST - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+        name = f"{name[:_MAX_NAME - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
     return name
 
 

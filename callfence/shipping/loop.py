@@ -23,7 +23,7 @@ from callfence.shipping.tally import Tally
 _POLL: Final = 0.5
 """Seconds between looks at sources that had nothing new."""
 _FIRST_DELAY: Final = 1.0
-_LONGEST_DELAY: Final = 30.0
+_MAX_DELAY: Final = 30.0
 """Seconds between attempts to deliver: they double."""
 _BATCH: Final = 500
 """The most records of a delivery."""
@@ -194,7 +194,7 @@ class Pipeline:
             if is_last:
                 return None
             stop.wait(delay)
-            delay = min(2 * delay, _LONGEST_DELAY)
+            delay = min(2 * delay, _MAX_DELAY)
 
     def _fail(self, what: str, why: str) -> None:
         """Count a failure, and print it unless that was its reason before."""

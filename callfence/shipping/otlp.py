@@ -28,7 +28,7 @@ from callfence.start import __version__
 
 TIMEOUT: Final = 10.0
 """Seconds for one delivery, with the SDK's own attempts, and for the content of its answer."""
-_LONGEST: Final = 1 << 20
+_MAX_ANSWER: Final = 1 << 20
 """The most bytes of an answer that are read: it may have no end."""
 _SHOWN: Final = 200
 """The most characters of an answer that are printed."""
@@ -108,7 +108,7 @@ class Collector:
         content, end = bytearray(), time.monotonic() + TIMEOUT
         for byte in answer.iter_content(1):  # more at a time would wait for them
             content += byte
-            if len(content) >= _LONGEST or time.monotonic() > end:
+            if len(content) >= _MAX_ANSWER or time.monotonic() > end:
                 break
         answer._content = bytes(content)
         answer.close()

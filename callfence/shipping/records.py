@@ -15,12 +15,12 @@ from callfence.policygen.versions import EVENTS, unknown
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import UserError
 
-_MOST: Final = 1 << 53
+_MAX_COUNT: Final = 1 << 53
 """Counts are below this, up to which a double has each integer exactly."""
 _LATEST: Final = (1 << 63) / 1e9
 """Times are from 0 to this, in seconds since 1970: OTLP has nanoseconds without a sign."""
-_LONGEST_NAME: Final = 255
-_DEEPEST: Final = 8
+_MAX_NAME: Final = 255
+_MAX_DEPTH: Final = 8
 """The most lists and objects within each other: twice as many as records have, and few enough to be written as JSON again."""
 _FIELDS: Final[dict[str, dict[str, type | tuple[object, ...]]]] = {
     START: {"mode": ("enforce", "audit")},
@@ -139,12 +139,12 @@ def _checked(fields: Any) -> dict[str, Any]:
     for name, kind in {**_COMMON, **_FIELDS[event]}.items():
         value: Any = fields.get(name)
         is_valid = value in kind if isinstance(kind, tuple) else type(value) is kind
-        if not is_valid or (kind is int and not 0 <= value < _MOST):
+        if not is_valid or (kind is int and not 0 <= value < _MAX_COUNT):
             raise ValueError(f"{name} is {repr(value)[:40]}")
-    if max(len(fields["host"]), len(fields["run"])) > _LONGEST_NAME:
+    if max(len(fields["host"]), len(fields["run"])) > _MAX_NAME:
         raise ValueError("host or run is too long")
     sequence = fields.get("sequence", 1)
-    if type(sequence) is not int or not 0 < sequence < _MOST or not isinstance(fields.get("unit") or "", str):
+    if type(sequence) is not int or not 0 < sequence < _MAX_COUNT or not isinstance(fields.get("unit") or "", str):
         raise ValueError("sequence or unit has another type")
     time = datetime.fromisoformat(fields["time"])
     if time.tzinfo is None or not 0 <= time.timestamp() < _LATEST:
@@ -160,11 +160,11 @@ def _checked(fields: Any) -> dict[str, Any]:
 
 def _check_depth(fields: dict[str, Any]) -> None:
     level: list[Any] = [fields]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         values = [value for item in level for value in (item.values() if isinstance(item, dict) else item)]
         level = [value for value in values if isinstance(value, (dict, list))]
     if level:
-        raise ValueError(f"it has more than {_DEEPEST} lists and objects within each other")
+        raise ValueError(f"it has more than {_MAX_DEPTH} lists and objects within each other")
 
 
 def _check_members(items: Any, names: tuple[str, ...]) -> None:

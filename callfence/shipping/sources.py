@@ -22,9 +22,9 @@ _HEAD: Final = 256
 """How many bytes at the beginning of a file tell it from another one that has its inode."""
 _QUIET: Final = 600.0
 """Seconds for which a moved log is still read after its last line: another program may not have begun the new one."""
-_MOST_MOVED: Final = 16
+_MAX_MOVED: Final = 16
 """The most moved logs that are read at a time."""
-_MOST_FOUND: Final = 100
+_MAX_FOUND: Final = 100
 """The most moved logs that are looked at, the newest: who may write to the folder may make any number."""
 _TICK: Final = 0.1
 """Seconds by which the time of a file may be behind the clock, at most: a kernel's tick is less."""
@@ -84,7 +84,7 @@ class LogFile:
         self._follow()
         for file in [*self._files]:
             lines = [*file.read(self.name)]
-            is_quiet = self._is_spool or time.monotonic() - file.changed >= _QUIET or len(self._files) > _MOST_MOVED
+            is_quiet = self._is_spool or time.monotonic() - file.changed >= _QUIET or len(self._files) > _MAX_MOVED
             if not lines and is_quiet and file is not self._files[-1]:
                 lines = [*file.rest(self.name)]
                 file.close()
@@ -143,7 +143,7 @@ class LogFile:
                     with suppress(OSError):  # a link that leads nowhere, or it was removed meanwhile
                         status = os.stat(path := os.path.join(folder, entry))
                         found += [(entry == base, status.st_mtime, path)] if stat.S_ISREG(status.st_mode) else []
-        return sorted(path for *_, path in sorted(found)[-_MOST_FOUND - 1 :])
+        return sorted(path for *_, path in sorted(found)[-_MAX_FOUND - 1 :])
 
     def _opened(self, path: str) -> int:
         """Return a descriptor of a file; -1 for a moved one that cannot be opened, and for what is no file.  Raises OSError."""

@@ -19,7 +19,7 @@ RUNS: Final = 10_000
 """The most runs, and KINDS the most kinds of denials, that are followed at a time.  The run whose last record is the oldest is
 forgotten then: the next count of each of its denials is added in full."""
 KINDS: Final = 100_000
-_LONGEST: Final = 256
+_MAX_LABEL: Final = 256
 """The most characters of a label: records are not ours."""
 OTHER: Final = "other"
 UNDESCRIBED: Final = "not described"
@@ -50,7 +50,7 @@ class Tally:
         """Add to a counter."""
         if not by:
             return
-        key = (metric.base, tuple(label[:_LONGEST] for label in labels))
+        key = (metric.base, tuple(label[:_MAX_LABEL] for label in labels))
         if key not in self._counts and labels:
             key = (metric.base, self._bounded(metric, key[1]))
         if key not in self._counts:
@@ -148,16 +148,16 @@ class Tally:
     def _use(self, record: Record) -> None:
         """Note the policies and the mode of a start."""
         for name, content in record.policies.items():
-            policy, digest = name[:_LONGEST], content[:_LONGEST]
+            policy, digest = name[:_MAX_LABEL], content[:_MAX_LABEL]
             previous = self._policies.pop(policy, ("", 0.0))
             self._policies[policy] = previous if previous[0] == digest else (digest, record.time)
         while len(self._policies) > SERIES:
             del self._policies[next(iter(self._policies))]
         if service := record.service:
             if record.fields["mode"] != "audit":
-                self._audited.pop(service[:_LONGEST], None)
+                self._audited.pop(service[:_MAX_LABEL], None)
             elif len(self._audited) < SERIES:
-                self._audited.setdefault(service[:_LONGEST], record.time)
+                self._audited.setdefault(service[:_MAX_LABEL], record.time)
 
     def _bounded(self, metric: Metric, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of a new set, bounded as SERIES and RULES say."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from callfence.tracer.abi import Event
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
-_MANY = 4096
+_MAX_REMEMBERED = 4096
 """The most folders whose rights are remembered."""
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _THREAD = "path /proc/self/task/"
@@ -247,7 +247,7 @@ class _ByFolder:
         folder = path[: path.rfind(b"/")] or b"/"
         held = self._folders.get(folder)
         if held is None:
-            if len(self._folders) >= _MANY:
+            if len(self._folders) >= _MAX_REMEMBERED:
                 self._folders.clear()
             held = self._folders[folder] = _held(self._policy, folder)
         return not rights & ~held or not rights & ~(held | _own(self._policy, path))

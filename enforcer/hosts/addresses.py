@@ -9,14 +9,14 @@ from callfence.tracer.linux import AF_UNIX
 from callfence.tracer.named import NamedTuple
 
 AF_UNSPEC, AF_NETLINK = 0, 16  # linux/socket.h
-LONGEST = 128
+MAX_ADDRESS = 128
 """The size of struct sockaddr_storage in bytes: the kernel takes no longer address (net/socket.c, move_addr_to_kernel)."""
 ECHOES = (1, 58)
 """IPPROTO_ICMP and IPPROTO_ICMPV6 (linux/in.h): of datagram sockets that send echo requests.  These have no port, whatever the
 address says, so it counts as 0."""
 _SHORTEST = {AF_INET: 16, AF_INET6: 24}
 """The least bytes of an address that the kernel takes (net/ipv4, net/ipv6: SIN6_LEN_RFC2133)."""
-_LONGEST_UNIX = 110
+_MAX_UNIX = 110
 """The size of struct sockaddr_un in bytes (linux/un.h)."""
 
 
@@ -56,7 +56,7 @@ def peer_of(address: bytes, domain: int, *, sends: bool) -> Peer | None:
         host = address[4:8] if family == AF_INET else address[8:24]
         return Peer(family, plain(host), int.from_bytes(address[2:4], "big"))
     if family == AF_UNIX:
-        if len(address) > _LONGEST_UNIX:
+        if len(address) > _MAX_UNIX:
             return None
         path = address[2:]
         return Peer(family, path=path if path[:1] == b"\0" else path.partition(b"\0")[0])

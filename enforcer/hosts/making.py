@@ -7,7 +7,7 @@ import os
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import memory
-from callfence.enforcer.hosts.addresses import LONGEST
+from callfence.enforcer.hosts.addresses import MAX_ADDRESS
 from callfence.enforcer.hosts.sockets import Copier, Socket
 from callfence.enforcer.hub import READABLE
 from callfence.enforcer.pending import RESTART, Pending
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""
 EAGAIN = -errno.EAGAIN
-_MOST = 4096
+_MAX_KEPT = 4096
 """The most results that are kept because their calls were interrupted."""
 
 
@@ -52,7 +52,7 @@ class Making:
         try:
             request.finish(result)
         except OSError:
-            if len(self._undelivered) >= _MOST:
+            if len(self._undelivered) >= _MAX_KEPT:
                 self._undelivered.clear()
             self._undelivered[request.call.task] = _identity(request), result
 
@@ -113,7 +113,7 @@ def write(request: Request, at: int, content: bytes) -> None:
 
 def address_at(task: int, at: int, length: int) -> bytes:
     """Return the struct sockaddr at an address.  Raises OSError with the errno of connect(2)."""
-    if length > LONGEST:
+    if length > MAX_ADDRESS:
         raise OSError(errno.EINVAL, "sockaddr")
     return memory.read(task, at, length)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from callfence.enforcer import kernel
-from callfence.enforcer.hosts.addresses import LONGEST
+from callfence.enforcer.hosts.addresses import MAX_ADDRESS
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.named import NamedTuple
@@ -13,10 +13,10 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MOST = 1 << 20
+MAX_COPIED = 1 << 20
 """The most bytes of a message that are copied at once."""
-_MOST_PARTS = 1024  # UIO_MAXIOV, linux/uio.h
-_MOST_CONTROL = 131072
+_MAX_PARTS = 1024  # UIO_MAXIOV, linux/uio.h
+_MAX_CONTROL = 131072
 """The most bytes of control data: no more than the kernel's limit by default (net.core.optmem_max, Linux 6.18)."""
 
 
@@ -82,7 +82,7 @@ def message(task: int, at: int, arch: int) -> Message:
         return int.from_bytes(content[place : place + size], "little")
 
     count = number(3 * word)
-    if count > _MOST_PARTS:
+    if count > _MAX_PARTS:
         raise OSError(errno.EMSGSIZE, "iovec")
     vector = read(task, number(2 * word), 2 * word * count)
     numbers = [int.from_bytes(vector[place : place + word], "little") for place in range(0, len(vector), word)]
@@ -93,13 +93,13 @@ def message(task: int, at: int, arch: int) -> Message:
     name_length = number(word, 4) if name else 0
     if name_length >> 31:
         raise OSError(errno.EINVAL, "sockaddr")
-    return Message(name, min(name_length, LONGEST), parts, number(4 * word), number(5 * word), at, word)
+    return Message(name, min(name_length, MAX_ADDRESS), parts, number(4 * word), number(5 * word), at, word)
 
 
 def gathered(task: int, parts: Sequence[tuple[int, int]], start: int) -> bytes:
-    """Return the content of buffers from the byte `start` on, at most `MOST` bytes.  Raises OSError, EFAULT if not all can be
-    read."""
-    content, left = [], MOST
+    """Return what is in buffers from the byte `start` on, at most `MAX_COPIED` bytes.  Raises OSError, EFAULT if not all can
+    be read."""
+    content, left = [], MAX_COPIED
     for address, length in parts:
         skipped = min(start, length)
         size = min(length - skipped, left)
@@ -118,7 +118,7 @@ def scatter(write: Callable[[int, bytes], None], parts: Sequence[tuple[int, int]
 
 def control(task: int, message: Message) -> list[tuple[int, int, bytes]]:
     """Return level, type and data of each control message (cmsg(3)).  Raises OSError with the errno of sendmsg(2)."""
-    if message.control_length > _MOST_CONTROL:
+    if message.control_length > _MAX_CONTROL:
         raise OSError(errno.ENOBUFS, "control")
     content = read(task, message.control, message.control_length)
     word, place, found = message.word, 0, []

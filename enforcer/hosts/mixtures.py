@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.hosts.sockets import Socket
 
-_MOST = 1 << 14
+_MAX_PEERS = 1 << 14
 """The most peers that are remembered, of all sockets.  No thread that sends is held up, between two words, for as long as so
 many connects take."""
-_MANY = 256
+_MAX_MIXTURES = 256
 """The most mixtures that are looked at: more are taken for ones that are denied."""
 _WORDS = range(0, 16, 4)
 
@@ -48,23 +48,23 @@ class Mixtures:
         inode = socket.inode
         peers = self._earlier.pop(inode, set())
         self._count -= len(peers)
-        if present and len(peers) <= _MANY:
+        if present and len(peers) <= _MAX_MIXTURES:
             peers.add(present)
         new = self._whom(socket, address)
         if not peers or peers == {new}:
             return False
         self._earlier[inode] = peers
         self._count += len(peers)
-        while self._count > _MOST:
+        while self._count > _MAX_PEERS:
             self._count -= len(self._earlier.pop(next(iter(self._earlier))))
         return new is not None and self._any_denied({*peers, new})
 
     def _any_denied(self, peers: set[tuple[bytes, int]]) -> bool:
         ports = {port for _, port in peers if not self._is_granted_everywhere(port)}
         words = [{host[at : at + 4] for host, _ in peers} for at in _WORDS]
-        hosts = islice(map(b"".join, product(*words)), _MANY + 1)
-        others = {*islice(product(hosts, ports), _MANY + 1)}
-        if ports and max(len(others), len(peers)) > _MANY:
+        hosts = islice(map(b"".join, product(*words)), _MAX_MIXTURES + 1)
+        others = {*islice(product(hosts, ports), _MAX_MIXTURES + 1)}
+        if ports and max(len(others), len(peers)) > _MAX_MIXTURES:
             return True
         return not all(self._is_granted(plain(host), port) for host, port in others - peers)
 

@@ -78,7 +78,7 @@ class Receiving:
         def receive(late: int | None = None) -> int | None:
             if late is not None:
                 return late
-            count, content, address = socket.receive(min(size, memory.MOST), flags)
+            count, content, address = socket.receive(min(size, memory.MAX_COPIED), flags)
             if count == EAGAIN and waits:
                 self._making.wait(request, socket, READABLE, ready, EAGAIN)
                 return None

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 _SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
 """Levels and types of control messages that send a datagram over other hosts: IP_RETOPTS, IPV6_RTHDR and its older form."""
-_MOST_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
+_MAX_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
 _TURN = 0.1
 """The seconds after which sendmmsg(2) returns how many messages it has sent so far: to read one may take 5 ms, and the
 program's other calls wait meanwhile."""
-_MOST_BYTES = 0x7FFFF000
+_MAX_BYTES = 0x7FFFF000
 """The most bytes that one call sends (MAX_RW_COUNT, linux/fs.h)."""
 
 
@@ -51,7 +51,7 @@ class _Message:
         self.sent = 0
         """How many bytes have been sent."""
         self.rest: Callable[[int], bytes] = bytes
-        """Reads what comes after so many bytes of the content, at most `memory.MOST` bytes.  Raises OSError."""
+        """Reads what comes after so many bytes of the content, at most `memory.MAX_COPIED` bytes.  Raises OSError."""
         self.control: Sequence[tuple[int, int, bytes]] = ()
         self.copies: list[int] = []
         """Copies of the descriptors that it passes."""
@@ -84,7 +84,7 @@ class Sending:
         sending = _Message(request, socket, flags & INT)
         try:
             sending.length = _length(socket, length)
-            sending.rest = lambda sent: memory.read(task, at + sent, min(sending.length - sent, memory.MOST))
+            sending.rest = lambda sent: memory.read(task, at + sent, min(sending.length - sent, memory.MAX_COPIED))
             content = sending.rest(0)
             address = address_at(task, where, size & INT) if where else b""
             if where and not address and socket.type == SOCK_DGRAM and socket.domain in (AF_INET, AF_INET6):
@@ -123,7 +123,7 @@ class Sending:
     def sendmmsg(self, request: Request) -> int | None:
         call = request.call
         at, flags = request.arguments[1], request.arguments[3]
-        count = min(request.arguments[2] & INT, _MOST_MESSAGES)
+        count = min(request.arguments[2] & INT, _MAX_MESSAGES)
         step, length_at = memory.steps(call.arch)
         if not count:
             self._making.copier.socket(call.task, request.arguments[0] & INT).close()
@@ -204,6 +204,6 @@ class Sending:
 
 def _length(socket: Socket, length: int) -> int:
     """Return how many bytes of a content a call sends.  Raises OSError for a message that would have to be sent at once."""
-    if socket.type != SOCK_STREAM and length > memory.MOST:
+    if socket.type != SOCK_STREAM and length > memory.MAX_COPIED:
         raise OSError(errno.EMSGSIZE, "message")
-    return min(length, _MOST_BYTES)
+    return min(length, _MAX_BYTES)

@@ -31,7 +31,7 @@ _POINTERS = {linux.SOL_SOCKET: (26, 51), 0: (64, 96, 128, 129), 41: (64,)}
 """By level, the options whose values have pointers, by which the kernel would read and write this process's memory:
 SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES, EBT_SO_SET_COUNTERS;
 IP6T_SO_SET_REPLACE (linux/netfilter*)."""
-_LONGEST = 4096
+_MAX_VALUE = 4096
 """The most bytes of an option's value."""
 
 
@@ -90,7 +90,7 @@ class SocketCall:
         number, level, name, at, length = _words(request, 5)
         if name in ROUTES.get(level, ()):
             return -errno.EPERM
-        if length > _LONGEST:
+        if length > _MAX_VALUE:
             return -errno.EINVAL
         if name in _POINTERS.get(level, ()):
             return -errno.ENOPROTOOPT

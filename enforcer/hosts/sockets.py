@@ -10,7 +10,7 @@ from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOC
 from callfence.enforcer import kernel
 from callfence.enforcer.alarms import SHORT, close_at_once, limit_calls
 from callfence.enforcer.hosts import identity
-from callfence.enforcer.hosts.addresses import ECHOES, LONGEST, peer_of
+from callfence.enforcer.hosts.addresses import ECHOES, MAX_ADDRESS, peer_of
 from callfence.enforcer.hosts.granted import PROTOCOLS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.linux import AF_UNIX
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ctypes import Array
 
 MSG_DONTWAIT, MSG_NOSIGNAL, _MSG_ZEROCOPY = 0x40, 0x4000, 0x4000000  # linux/socket.h
-_MANY = 64
+_MAX_PIDFDS = 64
 """The most processes whose pidfd is kept."""
 _RIGHTS, _CREDENTIALS = 1, 2  # SCM_RIGHTS, SCM_CREDENTIALS (linux/socket.h)
 
@@ -112,11 +112,11 @@ class Socket(NamedTuple):
 
     def receive(self, size: int, flags: int) -> tuple[int, bytes, bytes]:
         """Receive without waiting; return the result of recvfrom(2) or a negative errno, the content, and the address."""
-        content, address = (linux.c_char * (size or 1))(), (linux.c_char * LONGEST)()
-        length = linux.c_int(LONGEST)
+        content, address = (linux.c_char * (size or 1))(), (linux.c_char * MAX_ADDRESS)()
+        length = linux.c_int(MAX_ADDRESS)
         arguments = linux.byref(content), size, flags | MSG_DONTWAIT, linux.byref(address), linux.byref(length)
         count = result_of(MACHINE.syscall("recvfrom", self.descriptor, *arguments))
-        return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
+        return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, MAX_ADDRESS)]
 
     def mute(self) -> None:
         """Keep it from sending anything, for good, but what was begun for another address."""
@@ -158,13 +158,13 @@ class Socket(NamedTuple):
 
     def local_port(self) -> int:
         """Return the port that it is bound to."""
-        address, length = (linux.c_uint8 * LONGEST)(), linux.c_int(LONGEST)
+        address, length = (linux.c_uint8 * MAX_ADDRESS)(), linux.c_int(MAX_ADDRESS)
         MACHINE.syscall("getsockname", self.descriptor, linux.byref(address), linux.byref(length))
         return address[2] << 8 | address[3]
 
     def peer(self) -> bytes:
         """Return the struct sockaddr of its peer; b"" if it has none."""
-        address, length = (linux.c_char * LONGEST)(), linux.c_int(LONGEST)
+        address, length = (linux.c_char * MAX_ADDRESS)(), linux.c_int(MAX_ADDRESS)
         if MACHINE.syscall("getpeername", self.descriptor, linux.byref(address), linux.byref(length)) < 0:
             return b""
         return address.raw[: length.value]
@@ -199,7 +199,7 @@ class Copier:
                 return kernel.pidfd_getfd(pidfd, number)
             except ProcessLookupError:  # another task has this number now
                 os.close(self._pidfds.pop(task))
-        if len(self._pidfds) >= _MANY:
+        if len(self._pidfds) >= _MAX_PIDFDS:
             os.close(self._pidfds.pop(next(iter(self._pidfds))))
         self._pidfds[task] = pidfd = _pidfd(task)
         return kernel.pidfd_getfd(pidfd, number)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
-_MOST_SHOWN = 8
+_MAX_SHOWN = 8
 """The most names of an address that a report has, and the most peers of a note."""
 _NOT_BELIEVED = "which the program may have changed: start it again, or keep it from that by lines about files (learn --files)"
-_MOST = 4096
+_MAX_LED = 4096
 """The most sockets that are led to a resolver and remembered."""
 
 
@@ -208,14 +208,14 @@ class Targets:
         inode = socket.inode
         self._looked_at.pop(inode, None)
         if peer := target.looked_at:
-            if len(self._looked_at) >= _MOST:
+            if len(self._looked_at) >= _MAX_LED:
                 del self._looked_at[next(iter(self._looked_at))]
             self._looked_at[inode] = peer
             names = self._names.of(peer.host) if self._names else []
             policies = [rules for _, rules in self._hosts.policies]
             is_probe = not peer.port or all(rules.grants("connect", peer.host, peer.port, names) for rules in policies)
             is_probe |= is_loopback(peer.host) and all(rules.binds(peer.port) for rules in policies)
-            if not is_probe and len(self._unsaid) < _MOST_SHOWN:
+            if not is_probe and len(self._unsaid) < _MAX_SHOWN:
                 self._unsaid[peer.host, peer.port] = f"{peer.text}: {peer.port}"
 
     def judge_peer(self, request: Request, socket: Socket) -> None:
@@ -249,8 +249,8 @@ class Targets:
             return
         names = self._names.of(peer.host) if self._names else []
         if lacking := [file for file, rules in unsure if not rules.grants(use, peer.host, peer.port, names)]:
-            others = f"{len(names) - _MOST_SHOWN} others and " if len(names) > _MOST_SHOWN else ""
-            why = f"{peer.text} is an address of {others}{', '.join(names[-_MOST_SHOWN:])}" if names else ""
+            others = f"{len(names) - _MAX_SHOWN} others and " if len(names) > _MAX_SHOWN else ""
+            why = f"{peer.text} is an address of {others}{', '.join(names[-_MAX_SHOWN:])}" if names else ""
             if not why and self._names and self._names.is_not_believed(peer.host, peer.port):
                 why = f"{peer.text} is in /etc/resolv.conf now, {_NOT_BELIEVED}"
             host = peer.text
@@ -337,7 +337,7 @@ class Targets:
         if target.led:
             for kept, key in ((self.led, inode), (self._led_from, socket.local_port())):
                 kept.pop(key, None)
-                if len(kept) >= _MOST:
+                if len(kept) >= _MAX_LED:
                     del kept[next(iter(kept))]
                 kept[key] = target.led
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
-_MOST_NAMES = 1024
+_MAX_NAMES = 1024
 """The most names of folders and links on the way to a file: links can make it 80,000, and the program's other calls wait."""
 NAME_SERVICES = (b"/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve", b"/run/avahi-daemon/socket")
 """Sockets of services that look up names for programs: nscd(8), systemd-resolved(8), avahi-daemon(8).  Where names are
@@ -105,7 +105,7 @@ def _walked(root: int, start: int, path: bytes) -> int:
         while names:
             name = names.pop()
             count += 1
-            if count > _MOST_NAMES:
+            if count > _MAX_NAMES:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), "connect")
             if name in (b"", b".") or (name == b".." and os.path.samestat(os.fstat(at), top)):
                 continue

@@ -31,10 +31,10 @@ _OF_LOOKUPS = (*LASTING, NO)
 _OF_FILES = (ALWAYS, NO)
 """The answers to questions for which no call waits: look-ups, which a program makes again, and files and ports, which cannot be
 granted to a program that runs."""
-_MOST = 1000
+_MAX_QUESTIONS = 1000
 """The most questions of one start about calls that wait, and the most about others; the answer to further ones is no.  A
 program has as many of the others as it has names of files and hosts: they must not use up those of the first kind."""
-_LONGEST = 1 << 16
+_MAX_ANSWER = 1 << 16
 """The most bytes of an answer."""
 _PAUSE = 0.05
 """Seconds until a question that the socket does not take is sent again."""
@@ -103,7 +103,7 @@ class Asker:
         waits for it."""
         if rule in self._remembered:
             return self._remembered[rule]
-        return NO if self._descriptor < 0 or (self._counts[holds] >= _MOST and rule not in self._open) else None
+        return NO if self._descriptor < 0 or (self._counts[holds] >= _MAX_QUESTIONS and rule not in self._open) else None
 
     def _put(
         self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], answers: Sequence[str]
@@ -140,7 +140,7 @@ class Asker:
     def _read(self) -> None:
         """Read one answer: the question's number, the answer and who gave it, with spaces between them."""
         try:
-            message = os.read(self._descriptor, _LONGEST)
+            message = os.read(self._descriptor, _MAX_ANSWER)
         except BlockingIOError:
             return
         except OSError:

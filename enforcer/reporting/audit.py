@@ -41,7 +41,7 @@ _AF_NETLINK, _SOCK_RAW, _NETLINK_AUDIT = 16, 3, 9
 _SOL_NETLINK, _ADD_MEMBERSHIP, _READLOG = 270, 1, 1
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _LOAD_HALF = 0x28  # BPF_LD | BPF_H | BPF_ABS, which takes the bytes in network order
-_LONGEST = 1 << 14
+_MAX_MESSAGE = 1 << 14
 """More than MAX_AUDIT_MESSAGE_LENGTH (linux/audit.h), in bytes."""
 _BUFFER = 1 << 20
 """Bytes of records that may wait while the helper answers calls: more than a thousand records."""
@@ -87,7 +87,7 @@ class Source:
         """Yield what was denied and has arrived, at most a batch; this does not wait."""
         for _ in range(_BATCH):
             try:
-                message = os.read(self.descriptor, _LONGEST)
+                message = os.read(self.descriptor, _MAX_MESSAGE)
             except BlockingIOError:
                 return
             except OSError:  # ENOBUFS: there was no room for a record, which `lost` counts
@@ -199,7 +199,7 @@ def _is_on(audit: _socket.socket) -> bool:
     words = [_HEAD.to_bytes(4, "little"), _GET.to_bytes(2, "little"), _REQUEST.to_bytes(2, "little"), bytes(8)]
     audit.sendto(b"".join(words), (0, 0))
     while poller.poll(_ANSWER * 1000):
-        answer = audit.recv(_LONGEST)
+        answer = audit.recv(_MAX_MESSAGE)
         kind = int.from_bytes(answer[4:6], "little")
         if kind == _ERROR:
             return False

@@ -18,7 +18,7 @@ _CONTAINER = 64
 """Hexadecimal digits of a container's id, of docker, containerd, cri-o and podman."""
 _UID = 32
 """Hexadecimal digits of a pod's uid: a UUID, or, of a static pod, the digest of its manifest."""
-_LONGEST = 512
+_MAX_VALUE = 512
 """The most characters that are taken of a variable."""
 _POD = {
     "name": ("CALLFENCE_POD", "k8s.pod.name", "POD_NAME"),
@@ -96,11 +96,11 @@ def _variables(environment: Iterable[bytes]) -> dict[str, str]:
         name, _, value = variable.partition(b"=")
         text = name.decode(errors="replace")
         if text in known:
-            variables[text] = value.decode(errors="replace")[:_LONGEST]
+            variables[text] = value.decode(errors="replace")[:_MAX_VALUE]
         elif text == "OTEL_RESOURCE_ATTRIBUTES":
             for attribute in value.decode(errors="replace").split(","):
                 key, _, content = attribute.partition("=")
-                variables[key.strip()] = _decoded(content.strip())[:_LONGEST]
+                variables[key.strip()] = _decoded(content.strip())[:_MAX_VALUE]
     return variables
 
 

@@ -48,7 +48,7 @@ _TERMINAL, _CONSOLE = b"/dev/tty\0", b"/dev/console\0"
 _PROCESSORS = (b"/sys/devices/system/cpu/online\0", b"/proc/stat\0")
 """Where glibc's get_nprocs(3) looks before it asks sched_getaffinity(2) (sysdeps/unix/sysv/linux/getsysstats.c): malloc(3)
 does so once a program has many threads."""
-_LONGEST_NAME = max(map(len, (_CONSOLE, *_PROCESSORS)))
+_MAX_NAME = max(map(len, (_CONSOLE, *_PROCESSORS)))
 _DAEMONS = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/dev/log")
 """The sockets that C libraries connect to by themselves, and do without: glibc nscd/nscd-client.h and misc/syslog.c, musl
 src/passwd/nscd.h and src/misc/syslog.c."""
@@ -87,7 +87,7 @@ _DESCRIPTORS = dict.fromkeys(
      "timerfd_create", "inotify_init", "inotify_init1", "memfd_create", "pidfd_open"), 1
 ) | dict.fromkeys(("pipe", "pipe2", "socketpair"), 2)  # fmt: skip
 """How many descriptors each call makes."""
-_UNIX, _LONGEST_ADDRESS = b"\1\0", 110
+_UNIX, _MAX_ADDRESS = b"\1\0", 110
 """AF_UNIX (linux/socket.h) as a struct sockaddr_un has it, and how long that is (linux/un.h)."""
 _GENERATIONS = 100
 """How many ancestors of a process are examined at most."""
@@ -209,7 +209,7 @@ class Instead:
 
         The call fails whatever its address means, so it makes no difference if the task changes that meanwhile."""
         address, length = self._event.arguments[1:3]
-        name = WaitingTask(self._event.task, self._event.task).read_on(address, min(length & 0xFFFFFFFF, _LONGEST_ADDRESS))
+        name = WaitingTask(self._event.task, self._event.task).read_on(address, min(length & 0xFFFFFFFF, _MAX_ADDRESS))
         family, path = name[:2], name[2:].partition(b"\0")[0]
         return family == _UNIX and path in _DAEMONS and self._request.is_waiting()
 
@@ -286,7 +286,7 @@ class Instead:
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
         caller = WaitingTask(self._event.task, self._event.task)
-        opened = caller.read_on(self._event.arguments[path], _LONGEST_NAME)
+        opened = caller.read_on(self._event.arguments[path], _MAX_NAME)
         is_terminal = opened.startswith((_TERMINAL, _CONSOLE)) or _is_own_terminal(caller, self._event.arguments[path])
         if not self._request.is_waiting():
             return False

@@ -32,7 +32,7 @@ _PAUSE = 0.05
 """Seconds between attempts while texts wait to be written."""
 _CHUNK = select.PIPE_BUF
 """Bytes that a pipe takes whole if poll(2) says that it takes any (pipe(7))."""
-_MOST = 1 << 18
+_MAX_WAITING = 1 << 18
 """How many bytes may wait to be written at most."""
 
 
@@ -63,7 +63,7 @@ class Output:
         bytes wait already."""
         if self._destination.folder >= 0:
             self._destination.renew()
-        if self._waiting and self._size + len(data) > _MOST:
+        if self._waiting and self._size + len(data) > _MAX_WAITING:
             self.lost += 1
             return
         self._waiting.append((data, process))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _DISTINCT = 50
 """How many distinct violations of one call are described, so that a program cannot fill the memory or the log with them."""
-_LOOKS = 32
+_MAX_FOLLOWED = 32
 """For how many repetitions of a violation pointers are followed."""
 
 
@@ -133,7 +133,7 @@ class Reports:
         """Count a call that failed with this errno and was not denied, for `summarise` to write it to the log."""
         error, arch = constants.family("errno", NATIVE).format(number), Arch.from_audit(event.arch)
         answer = f"{selected(event)}{'' if arch is NATIVE else f' ({arch})'} with {error}"
-        if answer not in self._failed and len(self._failed) >= _MOST_FAILED:  # a program may vary what it asks for
+        if answer not in self._failed and len(self._failed) >= _MAX_FAILED:  # a program may vary what it asks for
             answer = f"{call_name(event)} with {error}"
         self._failed[answer] += 1
 
@@ -198,7 +198,7 @@ class Reports:
         self.denied += 1
         repeated = self._counts.again(key, pid)
         if repeated is not None:
-            if repeated.count <= _LOOKS:
+            if repeated.count <= _MAX_FOLLOWED:
                 self._look(repeated.evidence, request, verdict, pid)
             for due in self._counts.due_in_a_burst():
                 self._publish(due)
@@ -313,13 +313,13 @@ def selected(event: Event) -> str:
     return format_call(event, hidden=hidden) if len(hidden) < len(call.arguments) else call.name
 
 
-_MOST_FAILED = 32
+_MAX_FAILED = 32
 """Number of calls that failed without being denied that are counted each by itself."""
-QUIET = 1.0
+FIRST_INTERVAL = 1.0
 """After how many seconds without violations counts are reported first; the interval doubles with each count of a violation."""
 LONG = 60.0
 """After how many seconds counts are reported even while violations go on."""
-_MOST = 3600.0
+_MAX_INTERVAL = 3600.0
 """The longest interval in seconds between two counts of a violation."""
 
 
@@ -337,7 +337,7 @@ class Repeated:
         self.count = 1
         self.at = time.monotonic()
         """The monotonic time of its last report."""
-        self.wait = QUIET
+        self.wait = FIRST_INTERVAL
         """Seconds from its last report to the next."""
 
 
@@ -367,7 +367,7 @@ class Counts:
         """Return after how many seconds without violations there will be counts to report; None if there are none."""
         if not self._more:
             return None
-        return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
+        return max(FIRST_INTERVAL, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
         """Yield, for the caller to report, those with counts due, last reported at least `least` seconds ago."""
@@ -390,7 +390,7 @@ class Counts:
 
     def _begin(self, key: tuple[object, ...], now: float) -> Repeated:
         repeated = self._more.pop(key)
-        repeated.at, repeated.wait = now, min(2 * repeated.wait, _MOST)
+        repeated.at, repeated.wait = now, min(2 * repeated.wait, _MAX_INTERVAL)
         return repeated
 
 

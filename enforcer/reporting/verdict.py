@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     """Policies as they are in one phase, each with its file."""
 
 
-_MANY = 4096
+_MAX_REMEMBERED = 4096
 """The most verdicts that are remembered."""
 
 
@@ -99,7 +99,7 @@ class Verdicts:
         key = (*call, *[arguments[index] for index in self._compared[call]])
         verdict = self._known.get(key)
         if verdict is None:
-            if len(self._known) >= _MANY:  # a program may vary the arguments
+            if len(self._known) >= _MAX_REMEMBERED:  # a program may vary the arguments
                 self._known.clear()
             verdict = self._known[key] = self._judged(event, phase)
         return Verdict(event, *verdict[1:])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-LONGEST = 107
+MAX_PATH = 107
 """The most bytes of a socket's path (unix(7), sun_path)."""
 _BACKLOG = 4096
 _SO_PASSCRED = 16  # asm-generic/socket.h
@@ -40,8 +40,8 @@ class Listener:
     def __init__(self, path: str) -> None:
         """Listen at a path.  Raises EnforceError if that is not possible, or would not be safe."""
         self.path = os.path.abspath(path)
-        if len(os.fsencode(self.path)) > LONGEST:
-            raise EnforceError(f"{path}: the path of a socket can have {LONGEST} bytes at most")
+        if len(os.fsencode(self.path)) > MAX_PATH:
+            raise EnforceError(f"{path}: the path of a socket can have {MAX_PATH} bytes at most")
         folder, name = os.path.split(self.path)
         try:
             self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

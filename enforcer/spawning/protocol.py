@@ -23,7 +23,7 @@ REQUEST_HEAD, ANSWER_HEAD = len(MAGIC) + 3 * 4, len(MAGIC) + 4 * 4
 """The sizes of the two heads in bytes."""
 NAME = 16
 """The size of a ruleset's name in bytes: that of a thread's (prctl(2), PR_SET_NAME)."""
-MOST = 8 << 20
+MAX_STRINGS = 8 << 20
 """The most bytes of strings: more than execve(2) takes (6 MiB, fs/exec.c bprm_stack_limits())."""
 DESCRIPTORS = 2
 """The most descriptors of a request."""
@@ -52,10 +52,10 @@ def request_size(head: bytes) -> int:
     if head[: len(MAGIC)] != MAGIC:
         raise EnforceError("this is no request, or that of a client of another version of callfence")
     size = number(head, len(MAGIC) + 8)
-    if size > MOST:
+    if size > MAX_STRINGS:
         raise EnforceError(
-            f"the command line and the environment have {size} bytes, more than the {MOST} that `callfence spawn` takes: "
-            "shorten the environment, or use enforce"
+            f"the command line and the environment have {size} bytes, more than the {MAX_STRINGS} that `callfence spawn` takes"
+            ": shorten the environment, or use enforce"
         )
     return size
 

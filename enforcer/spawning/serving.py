@@ -40,7 +40,7 @@ _SECONDS = 10
 _SCM_RIGHTS, _SO_RCVTIMEO, _SO_SNDTIMEO = 1, 20, 21  # linux/socket.h, asm-generic/socket.h
 _TIMEOUT = _SECONDS.to_bytes(8, "little") + bytes(8)  # struct timeval
 _CHUNK = 1 << 16
-_LONGEST = 1 << 16
+_MAX_TEXT = 1 << 16
 """The most bytes of text in an answer, which must fit into the socket's buffer: the client is stopped meanwhile."""
 _ROOM = 4096
 """Bytes for the descriptors and the credentials of a message: more than SCM_MAX_FD of them take (net/scm.h)."""
@@ -127,7 +127,7 @@ class Spawner:
             if started.scope:
                 rulesets.insert(0, (scope_ruleset(started.scope, is_nested=started.is_nested), 0, b""))
             paths = b"".join(path + b"\0" for path in execution.candidates(started.argv[0], started.environment))
-            if len(paths) > _LONGEST:
+            if len(paths) > _MAX_TEXT:
                 raise EnforceError("PATH is too long")
         except CallfenceError as error:
             refuse(error)
@@ -225,5 +225,5 @@ def _refuse(connection: _socket.socket, peer: Peer | None, status: int, text: st
         peer.release()
     lines = "\n".join(printable(line) for line in text.split("\n"))
     with suppress(OSError, GoneError):
-        _send(connection, protocol.answer(status, os.fsencode(lines)[:_LONGEST]), [])
+        _send(connection, protocol.answer(status, os.fsencode(lines)[:_MAX_TEXT]), [])
     os._exit(0)

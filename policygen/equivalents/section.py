@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from callfence.policygen.model import Action, Expression
 
-_MOST = 64
+_MAX_ALTERNATIVES = 64
 """The most alternatives of a set that is not written as its source is."""
 _CODE = Condition(2, Operator.HAS, 4)
 """PROT_EXEC in mmap's prot, on every architecture (asm-generic/mman-common.h)."""
@@ -251,7 +251,7 @@ class Writer:
             missing = self._sets.ite(written, FALSE, where)
             if missing == FALSE or self._sets.and_(missing, meaningful(self._sets, hop)) == FALSE:
                 return proposal
-        return express(self._sets, where, arch, number, _MOST)
+        return express(self._sets, where, arch, number, _MAX_ALTERNATIVES)
 
     def _note_losses(self) -> None:
         """Note the alternatives of the source that led to nothing on the target, or to less."""

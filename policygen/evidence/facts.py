@@ -24,9 +24,9 @@ from callfence.policygen.evidence.words import escaped, masked, steady
 from callfence.tracer.abi import Event, Kind
 from callfence.tracer.named import NamedTuple
 
-LONGEST = PAGE
+MAX_FACT = PAGE
 """The most characters of a fact."""
-MANY = "**"
+WILDCARD = "**"
 MORE = "..."
 """Marks, at the end of a list of words, that more words follow."""
 _PREFIX = {"path": "", "unix": "unix:", "text": "text:"}
@@ -226,7 +226,7 @@ def text(fact: Fact) -> str:
 def parse(fact: str) -> Fact | None:
     """Return the fact whose text is `fact`; None if the text is not that of a fact.  The inverse of `text`."""
     name, _, shown = fact.partition("=")
-    if not name.isidentifier() or not shown.isprintable() or len(fact) > LONGEST:
+    if not name.isidentifier() or not shown.isprintable() or len(fact) > MAX_FACT:
         return None
     if match := re.fullmatch(_NAME, shown):
         return name, _SORTS[match["prefix"] or ""], _split(match["name"])
@@ -276,7 +276,7 @@ class Union:
     def wide(self) -> tuple[bytes, ...]:
         """The beginnings of absolute paths, as bytes, below which the union already covers every name by `**`."""
         if self._wide is None:
-            many = [parts[1:-1] for _, sort, parts in self if sort == "path" and parts[0] + parts[-1] == f"/{MANY}"]
+            many = [parts[1:-1] for _, sort, parts in self if sort == "path" and parts[0] + parts[-1] == f"/{WILDCARD}"]
             folders = ["/".join(parts) for parts in many if parts]
             self._wide = tuple(f"/{folder}/".encode() for folder in folders if not {"*", "\\"} & {*folder})
         return self._wide
@@ -291,7 +291,7 @@ class Union:
 
 def _add(tree: _Tree, parts: tuple[str, ...], sort: str) -> bool:
     """Add a path to a tree; a branch that grows too wide becomes `**` for good.  Return whether that changed the tree."""
-    end, limits = (MORE if sort == "words" else MANY), _WIDE[sort]
+    end, limits = (MORE if sort == "words" else WILDCARD), _WIDE[sort]
     is_new = False
     for depth, part in enumerate((*parts, _END)):
         if end in tree:
@@ -319,7 +319,7 @@ def _leaves(tree: _Tree, before: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 _BEGIN = 128
 """Bytes of a path that are read to find the folder that it is in."""
-MANY_CREATED = 4096
+MAX_CREATED = 4096
 """The most created paths that are remembered for a program."""
 
 
@@ -344,7 +344,7 @@ class Pointers:
         if union.wide and (where := _within(event, caller, union.wide)):
             return union, where == "absolute"
         values = pointed(event, caller)
-        if (path := created(event, values)) and len(self._created) < MANY_CREATED:
+        if (path := created(event, values)) and len(self._created) < MAX_CREATED:
             self._created.add(path)
         is_new = False
         for fact in facts(event, values, self._where, Varying(caller.ids, self._created)):

@@ -17,7 +17,7 @@ from callfence.tracer.named import NamedTuple
 
 AT_FDCWD = -100  # linux/fcntl.h
 PAGE = 4096
-LONGEST = 4096
+MAX_STRING = 4096
 """The most bytes of a string that are read: PATH_MAX, linux/limits.h."""
 _SHOWN = 256
 """The most characters of a string that are shown."""
@@ -102,7 +102,7 @@ def pointed(event: Event, caller: Caller) -> dict[int, Value]:
 
 
 def _path(event: Event, index: int, address: int, caller: Caller) -> Value | None:
-    data = _string(caller, address, LONGEST)
+    data = _string(caller, address, MAX_STRING)
     if data is None:
         return None
     return Value("path", (escaped(data),), "" if data.startswith(b"/") else escaped(folder(event, index, caller)))
@@ -120,7 +120,7 @@ def folder(event: Event, index: int, caller: Caller) -> str:
 
 
 def _text(event: Event, index: int, address: int, caller: Caller) -> Value | None:
-    data = _string(caller, address, LONGEST)
+    data = _string(caller, address, MAX_STRING)
     return None if data is None else Value("text", (escaped(data),))
 
 

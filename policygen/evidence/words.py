@@ -81,7 +81,7 @@ _RANDOM_LENGTH = 7
 _DIGITS = r"[0-9]+"
 _TEMPORARY = r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,5}){0,2})"
 """A name as mkstemp(3), mktemp(1) and others make: at least six characters of the random kind before any suffix."""
-_LONGEST = 64
+_MAX_WORD = 64
 """The most characters of one word of a pattern."""
 
 
@@ -114,7 +114,7 @@ def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, created:
         return "*"
     word = masked(word)
     if not (temporary or created or re.search(_DIGITS, word)):  # most names: times, digests and numbers have digits
-        return word if len(word) <= _LONGEST else _cut(word)
+        return word if len(word) <= _MAX_WORD else _cut(word)
     if created and (match := re.fullmatch(_TEMPORARY, word)):
         end = match["random"][-6:]
         temporary = not (end.isalpha() and end.islower())  # as one in 200 random ones is
@@ -126,11 +126,11 @@ def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, created:
         text = re.sub(_DIGITS, lambda match: "*" if int(match[0]) in ids else match[0], text)
     while "**" in text:  # two stars are a pattern of their own
         text = text.replace("**", "*")
-    return text if len(text) <= _LONGEST else _cut(text)
+    return text if len(text) <= _MAX_WORD else _cut(text)
 
 
 def _cut(text: str) -> str:
-    return f"{text[:_LONGEST].rstrip(chr(92))}*"
+    return f"{text[:_MAX_WORD].rstrip(chr(92))}*"
 
 
 def _without_random(word: str) -> str:

@@ -20,7 +20,7 @@ PUBLIC = "public"
 """The first field of a use that names a folder which, with all that is in it, is root's and readable for every user."""
 SOUGHT = "sought"
 """The first field of a use that names a file of configuration which the run would have read, and which was not there."""
-_MOST_SOUGHT = 16
+_MAX_SOUGHT = 16
 """Number of files in one folder up to which they are looked for by their names; more are a search."""
 _MAY_BE_SOUGHT = re.compile(r"(?:\$HOME|\.)/\.[^/]+|\$HOME/\.config/.+|/etc/(?!ld\.so\.)[^/]+")
 """Not the files of the loader, for which each program looks (ld.so(8))."""
@@ -63,11 +63,11 @@ def may_be_sought(path: str) -> bool:
 
 
 def few(paths: Iterable[str]) -> list[str]:
-    """Return the paths without those of folders in which more than `_MOST_SOUGHT` are."""
+    """Return the paths without those of folders in which more than `_MAX_SOUGHT` are."""
     by_folder: defaultdict[str, list[str]] = defaultdict(list)
     for path in paths:
         by_folder[path.rpartition("/")[0]].append(path)
-    return [path for some in by_folder.values() if len(some) <= _MOST_SOUGHT for path in some]
+    return [path for some in by_folder.values() if len(some) <= _MAX_SOUGHT for path in some]
 
 
 def sought(runs: Sequence[Iterable[tuple[str, str, str]]]) -> set[str]:

@@ -27,7 +27,7 @@ from callfence.policygen.files.generalise_hosts import (
     with_queries,
 )
 from callfence.policygen.files.generalise_ports import spans
-from callfence.policygen.files.made import KEPT_APART, MANY, alike, made, numbered, removals
+from callfence.policygen.files.made import KEPT_APART, MIN_GENERALISED, alike, made, numbered, removals
 from callfence.policygen.grants import (
     BARE,
     KINDS,
@@ -290,14 +290,14 @@ def _varied_folders(names_of_runs: Mapping[tuple[str, Right], set[frozenset[str]
 
 
 def of_many_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Return the rule that grants the folder instead of its names, if at least `MANY` of them are read, or listed, and nothing
-    else is done with them."""
+    """Return the rule that grants the folder instead of its names, if at least `MIN_GENERALISED` of them are read, or
+    listed, and nothing else is done with them."""
     read = {(path, rights) for names in runs for path, rights in names.items() if not rights & ~Right.READ}
     count = Counter((_folder(path), rights) for path, rights in read)
 
     def move(path: str, rights: Right) -> Move | None:
         folder = _folder(path)
-        if (many := count[folder, rights]) >= MANY and folder not in KEPT_APART:
+        if (many := count[folder, rights]) >= MIN_GENERALISED and folder not in KEPT_APART:
             what = "files were read" if rights == Right.READ else "folders were listed"
             return folder, rights, f"{many} of its {what}"
         return None

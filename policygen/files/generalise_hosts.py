@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.files.algebra import extended
 from callfence.policygen.files.generalise_ports import VARYING, spans, varying
-from callfence.policygen.files.made import KEPT_APART, MANY
+from callfence.policygen.files.made import KEPT_APART, MIN_GENERALISED
 from callfence.policygen.grants import BARE, NOT_CONFINED, TO_HOSTS, UNIX, USES, bare_line, host_line, ranges, single
 from callfence.policygen.hosts import BELOW, PLACES, containing, is_name, network
 from callfence.policygen.paths import folders
@@ -221,7 +221,7 @@ def _widened_names(each: Sequence[set[str]], names: set[str]) -> dict[str, Widen
             continue
         numbered = {name for name in below if any(map(str.isdigit, name.removesuffix(text)))}
         varied = varying([hosts & numbered for hosts in each])
-        if len(below) >= MANY:
+        if len(below) >= MIN_GENERALISED:
             result |= dict.fromkeys(below, (BELOW + text, f"{len(below)} names below it were used"))
         elif len(varied) >= VARYING:
             result |= dict.fromkeys(varied, (BELOW + text, _VARIED))
@@ -241,7 +241,7 @@ def _widened_addresses(each: Sequence[set[str]], addresses: set[str]) -> dict[st
         if near == LOOPBACK:
             if len(group) > 1:
                 result |= dict.fromkeys(group, (LOOPBACK, "several addresses of this machine were used"))
-        elif len(group) >= MANY or len(varying([hosts & group for hosts in each])) >= VARYING:
+        elif len(group) >= MIN_GENERALISED or len(varying([hosts & group for hosts in each])) >= VARYING:
             result |= dict.fromkeys(group, (near, "addresses of this network differ from run to run, or are many"))
     return result
 
@@ -291,7 +291,7 @@ def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tu
         place, reason = _without_random(socket), "a part of the name looks random"
         if place == socket and stem in repeated:
             place, reason = stem, _VARIED
-        elif place == socket and len(crowd[stem]) >= MANY:
+        elif place == socket and len(crowd[stem]) >= MIN_GENERALISED:
             place, reason = stem, f"{len(crowd[stem])} sockets in it were used"
         result.append((place, reason) if place not in ("", _EVERY_ABSTRACT, socket, *KEPT_APART) else (socket, ""))
     return _kept(result, "unix")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from callfence.policygen.files.made import MANY
+from callfence.policygen.files.made import MIN_GENERALISED
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def spans(each: Sequence[set[int]], more: Iterable[int] = (), *, exact: bool = F
         return {(port, port): "" for port in sorted(used)}
     unprivileged, ephemeral = ({port for port in used if first <= port <= last} for first, last in (UNPRIVILEGED, EPHEMERAL))
     fixed = unprivileged - ephemeral
-    if len(varying(each) & fixed) >= VARYING or len(fixed) >= MANY:
+    if len(varying(each) & fixed) >= VARYING or len(fixed) >= MIN_GENERALISED:
         result[UNPRIVILEGED] = "the ports differ from run to run, or are many"
     elif ephemeral:
         result[EPHEMERAL] = "ports of this range are chosen anew at each start, where a server asks for any that is free"

@@ -18,8 +18,8 @@ MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""
 LEFT = "left"
 """The first field of a use that names a file left in one of `KEPT_APART`, which the next start or logrotate(8) will remove."""
-MANY = 8
-"""Number of names read in one folder from which the whole folder is granted."""
+MIN_GENERALISED = 8
+"""Number of alike names (of files in one folder, of hosts, sockets or ports) from which all such are granted."""
 KEPT_APART = (
     "/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "/var/log", "$HOME",
     "$HOME/.config", "$XDG_RUNTIME_DIR",
@@ -82,12 +82,12 @@ def movable(files: Files, made: Iterable[str]) -> dict[str, list[str]]:
 
 def fewest(paths: Iterable[str]) -> list[str]:
     """Return enough of the paths that a run made to find out what differs: two of those that differ in numbers alone, and
-    `MANY` kinds in each folder."""
+    `MIN_GENERALISED` kinds in each folder."""
     kept: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(paths):
         folder, kind = alike(path)
         kinds = kept[folder]
-        if (kind in kinds or len(kinds) < MANY) and len(kinds[kind]) < 2:
+        if (kind in kinds or len(kinds) < MIN_GENERALISED) and len(kinds[kind]) < 2:
             kinds[kind].append(path)
     return [path for kinds in kept.values() for names in kinds.values() for path in names]
 

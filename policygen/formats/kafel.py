@@ -38,7 +38,7 @@ _WORDS = {
 }
 _FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the calling thread instead of the process")
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # src/lexer.l
-_MANY = 1024
+_MAX_RULES = 1024
 """The most rules that are written for one call."""
 
 
@@ -97,12 +97,12 @@ def _text(policy: Resolved, name: str) -> str:
     rest: defaultdict[Action, list[str]] = defaultdict(list)
     for call in calls:
         word = names.get(call.number, f"SYSCALL[{call.number}]")
-        answers = effects.masked_answers(policy, call.number, _MANY, arch)
-        others = max(answers, key=lambda action: (len(answers[action] or range(_MANY + 1)), action == policy.default))
+        answers = effects.masked_answers(policy, call.number, _MAX_RULES, arch)
+        others = max(answers, key=lambda action: (len(answers[action] or range(_MAX_RULES + 1)), action == policy.default))
         for action, alternatives in answers.items():
             if action != others:
                 if alternatives is None:
-                    most = f"{_MANY} kafel rules, the most that callfence writes for a call"
+                    most = f"{_MAX_RULES} kafel rules, the most that callfence writes for a call"
                     raise ExportError(f"{call.name}: its conditions need more than {most}; simplify them")
                 rules[action] += [_rule(word, call, alternative, {*names.values()}) for alternative in alternatives]
         if others != policy.default:

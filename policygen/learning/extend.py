@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from callfence.policygen.model import Policy
     from callfence.tracer.abi.table import Table
 
-_MANY = 2000
+_BATCH = 2000
 """Number of rules judged in one space, which has room for a million nodes: a rule takes up to 400."""
 
 
@@ -68,10 +68,10 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
             undecided.append(rule)
         elif not (action or default).allows:
             (new if action is None else against).add(rule)
-    for first in range(0, len(undecided), _MANY):
+    for first in range(0, len(undecided), _BATCH):
         sets = space()
         allowed, refused = regions(sets, entry, default, plain)
-        for rule in undecided[first : first + _MANY]:
+        for rule in undecided[first : first + _BATCH]:
             rest = sets.ite(allowed, FALSE, to_bdd(sets, expression(rule, plain), plain))
             if rest != FALSE:
                 (new if sets.ite(refused, FALSE, rest) != FALSE else against).add(rule)

@@ -36,7 +36,7 @@ from callfence.tracer.named import NamedTuple
 _ALLOWED = Entry(Always(True))
 _ARMING = "execve"
 _Value = TypeVar("_Value")
-_MANY = "many: "
+_MANY_VALUES = "many: "
 """Begins the note on an entry that leaves an argument free because too many values were observed."""
 _PORTABLE = "portable: "
 """Begins the note on an entry that has only equivalents (`learning.portable`)."""
@@ -200,7 +200,7 @@ def _written(
 ) -> Document:
     """Return the document of the new policy, with its notes."""
     policy = grown.policy
-    earlier = {**_noted(existing, LATER), **_noted(existing, _MANY)}
+    earlier = {**_noted(existing, LATER), **_noted(existing, _MANY_VALUES)}
     notes = {**earlier, **equivalents, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
     return existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
 
@@ -261,7 +261,7 @@ def _noted(existing: Document | None, word: str) -> dict[Call, str]:
 def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Call, str]:
     """Return the notes on entries that leave an argument free because too many values were observed."""
     return {
-        (arch, number): f"{_MANY}any {' and '.join(names)}, for too many values were seen to list them"
+        (arch, number): f"{_MANY_VALUES}any {' and '.join(names)}, for too many values were seen to list them"
         for (arch, number), names in many.items()
         if number in policy.entries.get(arch, {})
     }

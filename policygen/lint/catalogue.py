@@ -168,10 +168,10 @@ def leaves_free(sets: Space, where: int, row: Selects, arch: Arch, number: int) 
     arguments = table(arch).by_number[number].arguments
     index = next(i for i, argument in enumerate(arguments) if argument.name == row.free)
     others = (1 << BITS) - 1 & ~(arguments[index].mask << shift(index))
-    return sets.share(sets.invert(sets.always(sets.invert(where), others))) > _MOST
+    return sets.share(sets.invert(sets.always(sets.invert(where), others))) > _WIDE_SHARE
 
 
-_MOST = 0.25
+_WIDE_SHARE = 0.25
 
 
 @frozen

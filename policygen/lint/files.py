@@ -19,7 +19,7 @@ from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
 
 _BELOW = "/..."
-_MOST_PORTS = 49152
+_NEARLY_ALL_PORTS = 49152
 """The fewest ports of a line that is judged as one which has all: three quarters.  The ports that the kernel chooses from,
 which learning writes as one range, are half of them."""
 _LARGE, _LARGEST = "host networks", {4: 8, 6: 16}
@@ -101,7 +101,7 @@ def risks_of(files: grants.Files, unconfined: Collection[str] = ()) -> list[tupl
             count = sum(last - first + 1 for first, last in ports)
             is_any = ports == grants.ANY_PORT
             said = f"{'any' if is_any else f'{count:,}'} {start[:3].upper()} port{'s' * (not is_any)}"
-            rows = [risk for risk in risks() if start in risk.what and count >= _MOST_PORTS]
+            rows = [risk for risk in risks() if start in risk.what and count >= _NEARLY_ALL_PORTS]
             lines += [(start, risk._replace(grants=re.sub("any ... port", said, risk.grants))) for risk in rows]
         for host, granted_ports in files.hosts(use).items():
             lines += [(grants.host_line(use, host), risk) for risk in _at_host(host, granted_ports)]

@@ -88,7 +88,7 @@ def _parts(target: str) -> list[str]:
 
 _PERMISSIONS = 0o777
 """The mode bits that are kept: root must not create a set-user-ID file whose content is another user's."""
-LONGEST = 30.0
+MAX_WAIT = 30.0
 """The most seconds for which a lock is waited for: writing takes 2 seconds with the largest recordings (docs/benchmarks.md)."""
 _LONGER = 39
 """Bytes by which names of files beside a recording, or a policy, are longer: `.NAME-0123456789abcdef.rec.0123456789abcdef.tmp`
@@ -151,7 +151,7 @@ def check_writable(path: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Context manager that holds an exclusive lock for a path, so that no change by another process gets lost between reading
-    and writing.  Raises OSError, also if the lock is not to be had for LONGEST seconds: whoever may write to the folder could
+    and writing.  Raises OSError, also if the lock is not to be had for MAX_WAIT seconds: whoever may write to the folder could
     hold it for ever.
 
     The lock is on a file beside it, since the file itself is replaced; the lock file is removed afterwards.  A lock file that a
@@ -170,7 +170,7 @@ def locked(path: Path) -> Iterator[None]:
 def _lock(path: Path, name: str, at: int) -> int:
     """Return the descriptor of the lock file once we have the lock.  Raises OSError.  Only who may write to the lock file can
     open it, and so hold the lock."""
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + MAX_WAIT
     while True:
         with _named(path):
             descriptor = os.open(name, _LOCK, 0o222, dir_fd=at)
@@ -181,7 +181,7 @@ def _lock(path: Path, name: str, at: int) -> int:
                 if is_held and is_current:
                     return descriptor
                 if time.monotonic() >= end:
-                    reason = f"another process has held this lock for {LONGEST:.0f} seconds (fuser(1) names it)"
+                    reason = f"another process has held this lock for {MAX_WAIT:.0f} seconds (fuser(1) names it)"
                     raise OSError(errno.ETIMEDOUT, reason, str(path.with_name(name)))
                 if not is_current:
                     break

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from callfence.policygen.evidence.pointed import Caller
     from callfence.tracer.abi.table import Table
 
-MANY = 256
+MAX_COMBINATIONS = 256
 """The most combinations of values of one call's constrained arguments that are recorded: four times as many as ordinary
 programs make (setsockopt in the tests of a language runtime)."""
-MANY_IN_ALL = 2560
+MAX_COMBINATIONS_IN_ALL = 2560
 """The most combinations of all calls together: so many rules become a policy and a proved filter within three seconds."""
 
 Call = tuple[int, int]
@@ -63,9 +63,9 @@ class Combinations:
         self._total += values not in combinations
         combinations.add(values)
         now: dict[Call, frozenset[int]] = {}
-        if len(combinations) > MANY:
-            now[call] = self._give_up(call, MANY)
-        while self._total > MANY_IN_ALL:
+        if len(combinations) > MAX_COMBINATIONS:
+            now[call] = self._give_up(call, MAX_COMBINATIONS)
+        while self._total > MAX_COMBINATIONS_IN_ALL:
             most = max(self._values, key=lambda call: (len(self._values[call]), call))
             now[most] = now.get(most, frozenset()) | self._give_up(most, len(self._values[most]) // 2)
         return now
@@ -95,7 +95,7 @@ def without(values: Values, given_up: Collection[int]) -> Values:
 def bounded(recording: Recording) -> Recording:
     """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up."""
     sizes = Counter((observation.arch, observation.number) for observation in recording.observations)
-    if max(sizes.values(), default=0) <= MANY and sizes.total() <= MANY_IN_ALL:
+    if max(sizes.values(), default=0) <= MAX_COMBINATIONS and sizes.total() <= MAX_COMBINATIONS_IN_ALL:
         return recording
     combinations = Combinations()
     for observation in recording.observations:
@@ -149,9 +149,9 @@ FREE_VALUES = 4
 """The most recorded values of an unconstrained argument.  `--tight` needs no more of them; they also show whether a policy that
 a person has narrowed still fits."""
 
-LOOKS = 64
+MAX_FOLLOWED = 64
 """The most events of an observation whose pointers are followed."""
-QUIET = 8
+QUIET_EVENTS = 8
 """The number of events in a row without new facts after which pointers are no longer followed."""
 
 _FREE_KINDS = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
@@ -161,7 +161,7 @@ addresses."""
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
 
-MANY_NUMBERS = 256
+MAX_NUMBERS = 256
 """The most numbers that belong to no call and are recorded: no policy can allow them."""
 
 _SITE, _EXAMPLE, _FACTS, _LEFT, _QUIETLY = range(2, 7)
@@ -208,8 +208,8 @@ class Aggregator:
         call = (event.arch, event.number)
         calls = table_of(*call)
         if call not in self._counters and calls is None:
-            if self._unlisted == MANY_NUMBERS:
-                self.gap(f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded")
+            if self._unlisted == MAX_NUMBERS:
+                self.gap(f"more than {MAX_NUMBERS} numbers that belong to no call: the others are not recorded")
                 return [0, set(), "?", event.arguments, None, 0, 0]
             self._unlisted += 1
         counters = self._counters.setdefault(call, {})
@@ -219,7 +219,7 @@ class Aggregator:
                 self._stop_recording(too_many, indexes)
             key = (executable, self._record_values(calls, event, unknown))
         if key not in counters:
-            counters[key] = [0, set(), site(), event.arguments, None, LOOKS, 0]
+            counters[key] = [0, set(), site(), event.arguments, None, MAX_FOLLOWED, 0]
         return counters[key]
 
     def gap(self, what: str) -> None:
@@ -238,7 +238,7 @@ class Aggregator:
             return False
         counter[_FACTS], is_new = self._pointers.follow(event, caller, counter[_FACTS])
         counter[_QUIETLY] = 0 if is_new else counter[_QUIETLY] + 1
-        counter[_LEFT] = 0 if counter[_QUIETLY] >= QUIET else counter[_LEFT] - 1
+        counter[_LEFT] = 0 if counter[_QUIETLY] >= QUIET_EVENTS else counter[_LEFT] - 1
         return bool(counter[_LEFT])
 
     def __len__(self) -> int:

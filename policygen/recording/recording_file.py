@@ -131,9 +131,9 @@ def _shape(fields: Shape, version: int) -> Shape:
 _MAGIC = "callfence recording"
 MAX_SIZE = 16 << 30
 """The most bytes of a recording, against sparse files; a recording of that size would not fit in memory."""
-_LONGEST = 64 << 20
+_MAX_LINE = 64 << 20
 """The most bytes of a line that are read without reading the whole file."""
-_MANY = 4096
+_BATCH = 4096
 """Number of lines that are decoded at once."""
 
 
@@ -250,8 +250,8 @@ def runs_in(path: Path) -> tuple[Run, ...]:
     """Return the runs of the recording in a file, without reading its observations.  Raises RecordingError if it is not a
     recording or is corrupt, OSError if it cannot be read."""
     with reading.regular(str(path)) as file:
-        count, _, version = _header(_decoded(file.readline(_LONGEST)), str(path))
-        following = islice(iter(partial(file.readline, _LONGEST), b""), min(count, sys.maxsize))
+        count, _, version = _header(_decoded(file.readline(_MAX_LINE)), str(path))
+        following = islice(iter(partial(file.readline, _MAX_LINE), b""), min(count, sys.maxsize))
         lines = [_decoded(line).removesuffix("\n") for line in takewhile(lambda line: line.endswith(b"\n"), following)]
     if len(lines) < count:
         return load(path).runs  # which raises the right error
@@ -298,8 +298,8 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
     """Yield the values of lines in the order of `shape`; `number` is that of the first line.  Raises RecordingError unless each
     line has exactly the fields of the shape.  Many lines are decoded as one JSON value, which is several times as fast; they
     are decoded one by one only to find the wrong one."""
-    for start in range(0, len(lines), _MANY):
-        several = lines[start : start + _MANY]
+    for start in range(0, len(lines), _BATCH):
+        several = lines[start : start + _BATCH]
         columns = _columns(several, shape)
         if columns is None:
             rows = [_row(line, place, filename, shape) for place, line in enumerate(several, number + start)]

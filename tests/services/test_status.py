@@ -100,7 +100,7 @@ def test_the_last_count_of_each_kind_counts(tmp_path: Path) -> None:
 
 def test_no_log_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callfence.services.status.MAX_DISTINCT", 3)
-    monkeypatch.setattr("callfence.services.status._MANY", 2)
+    monkeypatch.setattr("callfence.services.status._MAX_CALLS", 2)
     found = status(tmp_path / "enforce.log", b"".join(line(call=f"call{number}") for number in range(5)))
     assert found["calls"] == ["ca"]
     assert "more than 3 kinds" in found["problem"]

@@ -35,7 +35,7 @@ class Recorder:
 
 
 def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "MANY_KEYS", 32)
+    monkeypatch.setattr(tally, "MAX_KEYS", 32)
     counters = Tally(Recorder())  # type: ignore[arg-type]
     task: Any = SimpleNamespace(executable="/app", entered=0, tid=1, tgid=1, hot=counters.hot("/app", 0))
     for number in range(5000):
@@ -43,7 +43,7 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         info = bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, 1_000_000 + number, *arguments))
         counters.count(task, NATIVE.audit, 1_000_000 + number, info)
         kept = (task.hot, counters._to_look["/app"], counters._former["/app"])
-        assert max(map(len, kept)) <= 2 * tally.MANY_KEYS
+        assert max(map(len, kept)) <= 2 * tally.MAX_KEYS
     assert counters.counts("/app")
 
 

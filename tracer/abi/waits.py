@@ -26,7 +26,7 @@ SIGNALS: Final = ("rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "rt_sigtimed
 INPUT: Final = tuple(name for name in CANDIDATES if name not in (*SIGNALS, ENTER, NOTIFY))
 """The candidates with which a process waits for descriptors."""
 _CALLS: Final = {ENTER: ("prctl",), NOTIFY: ("sendmsg", "sendto", "write")}
-MOST = 4096
+MAX_MESSAGE = 4096
 """The most bytes of a message that is examined: a longer one is not taken for a message of readiness."""
 _PAGE = 4096
 _VECTORS = 16
@@ -44,13 +44,13 @@ def bits(triggers: tuple[str, ...]) -> int:
 
 FORK: Final = 1 << 28
 """One fork, in a set of waits of a process: it was forked once more since its executable was executed, or not at all."""
-_MOST_FORKS = 15
+_MAX_FORKS = 15
 """Processes that were forked more often are counted as forked so often: the numbers stay below 2**32."""
 
 
 def forked(waits: int) -> int:
     """Return the set of waits of a new process, whose creator has this one."""
-    return min(waits + FORK, _MOST_FORKS * FORK + waits % FORK)
+    return min(waits + FORK, _MAX_FORKS * FORK + waits % FORK)
 
 
 def executed(waits: int) -> int:
@@ -79,6 +79,6 @@ def is_ready(arguments: Sequence[int], read: Callable[[int, int], bytes], *, poi
         vectors = words(arguments[1] + 2 * pointer, 2)
         pairs = words(vectors[0], 2 * min(vectors[1], _VECTORS)) if len(vectors) == 2 else []
         spans = list(zip(pairs[::2], pairs[1::2], strict=False))
-    if sum(size for _, size in spans) > MOST:
+    if sum(size for _, size in spans) > MAX_MESSAGE:
         return False
     return b"READY=1" in b"".join(whole(address, size) for address, size in spans).split(b"\n")

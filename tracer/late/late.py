@@ -31,7 +31,7 @@ from callfence.tracer.task import NEVER, Image, Plan, Task
 
 LOOK: Final = 64
 """Calls between two looks at a process."""
-QUIET: Final = 256
+QUIET_CALLS: Final = 256
 """Calls without a new observation that a process must have made at least."""
 BURST: Final = 1024
 """Calls without a new observation after which a process that does little besides has settled.  A shorter burst often belongs to
@@ -47,7 +47,7 @@ NEW: Final = 64
 """If at most one of so many calls of a process was new, the next process of its executable gets a filter at once; what is new
 to that filter stops each time."""
 STARTS: Final = 32
-"""Other executables after whose start a process has settled after QUIET calls: no program begins with so many."""
+"""Other executables after whose start a process has settled after QUIET_CALLS calls: no program begins with so many."""
 OPENS: Final = 16
 """Files that a process of an executable opens for reading, on average, from which on these opens may run: a stop costs some
 25 us, and setting the process apart from the tracer's processor, which they then need, a fraction of a millisecond in all."""
@@ -227,7 +227,7 @@ class Late:
         is_busy = used - image.used < BUSY and now - image.since < AWAKE
         image.news, image.since, image.used = news, now, used
         has_settled = history.quiet >= COST or (is_busy and image.quiet >= BURST) or image.starts >= STARTS
-        if self._after is None and not (has_settled and image.quiet >= QUIET):
+        if self._after is None and not (has_settled and image.quiet >= QUIET_CALLS):
             return False
         history.version = None
         self._counted(task)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-MOST = 4096
+MAX_SOCKETS = 4096
 """The most sockets that are remembered; the earliest are forgotten."""
-_LONGEST = 65535 + 2
+_MAX_MESSAGE = 65535 + 2
 
 
 class Lookup:
@@ -31,7 +31,7 @@ class Lookup:
         while len(part) >= 2 and len(part) >= (size := 2 + int.from_bytes(part[:2], "big")):
             yield bytes(part[2:size])
             del part[:size]
-        if len(part) > _LONGEST:
+        if len(part) > _MAX_MESSAGE:
             part.clear()
 
 
@@ -45,7 +45,7 @@ class Lookups:
         """Return the socket, which connects or sends to a name server."""
         lookup = self._by_name.get(name)
         if lookup is None or lookup.is_stream is not is_stream:
-            while len(self._by_name) >= MOST:
+            while len(self._by_name) >= MAX_SOCKETS:
                 del self._by_name[next(iter(self._by_name))]
             lookup = self._by_name[name] = Lookup(is_stream=is_stream)
         lookup.places.add((process, descriptor))

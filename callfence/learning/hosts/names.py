@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from callfence.policygen.files.generalise import Use
 
-MOST_ADDRESSES = 64
+MAX_ADDRESSES = 64
 """The most addresses of a name that are recorded."""
-MOST_NAMES = 1024
+MAX_NAMES = 1024
 """The most names that are recorded, and whose addresses are."""
-_MOST_KNOWN, _MOST_PROCESSES = 65536, 1024
+_MAX_KNOWN, _MAX_PROCESSES = 65536, 1024
 """The most addresses, and processes, whose names are remembered: the earliest are forgotten."""
-_MOST_FILES = 16
+_MAX_FILES = 16
 """The most files, or states of one, that are remembered: the earliest are forgotten."""
 
 
@@ -56,7 +56,7 @@ class Names:
         except DnsError:
             return False
         if name := _host(question.name):
-            if name in self._asked or len(self._asked) < MOST_NAMES:
+            if name in self._asked or len(self._asked) < MAX_NAMES:
                 self._asked.setdefault(name, (executable, self._domains(process)))
             else:
                 self.is_full = True
@@ -64,11 +64,11 @@ class Names:
             for address in map(plain, answer.addresses):
                 for known in (self._last, own):
                     _remember(known, address, name)
-                if name in self._addresses or len(self._addresses) < MOST_NAMES:
+                if name in self._addresses or len(self._addresses) < MAX_NAMES:
                     found = self._addresses.setdefault(name, {})
-                    if len(found) < MOST_ADDRESSES:
+                    if len(found) < MAX_ADDRESSES:
                         found.setdefault(address, executable)
-            while len(self._of_process) > _MOST_PROCESSES:
+            while len(self._of_process) > _MAX_PROCESSES:
                 del self._of_process[next(iter(self._of_process))]
         return True
 
@@ -104,8 +104,8 @@ class Names:
                 if stat.S_ISREG(status.st_mode):
                     # A pipe that has taken the file's place would have nobody wait.
                     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                        self._texts[key] = (file.read(files.MOST_BYTES) or b"").decode("utf-8", "replace")
-                if len(self._texts) > _MOST_FILES:
+                        self._texts[key] = (file.read(files.MAX_BYTES) or b"").decode("utf-8", "replace")
+                if len(self._texts) > _MAX_FILES:
                     del self._texts[next(iter(self._texts))]
             return self._texts[key]
         except OSError:
@@ -138,7 +138,7 @@ class Names:
 def _remember(known: dict[bytes, str], address: bytes, name: str) -> None:
     known.pop(address, None)
     known[address] = name  # at the end: the latest
-    if len(known) > _MOST_KNOWN:
+    if len(known) > _MAX_KNOWN:
         del known[next(iter(known))]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MESSAGE = 65535 + 2
 """The most bytes of a message that are read: one of DNS over TCP, with its length."""
-MANY = 1024
+MAX_PARTS = 1024
 """The most parts of a message, and messages of a call: UIO_MAXIOV (linux/uio.h)."""
 AF_INET, AF_INET6, AF_UNIX = 2, 10, 1  # linux/socket.h
 TCP, UDP, UDPLITE = 6, 17, 136  # linux/in.h
@@ -92,7 +92,7 @@ def _messages(task: Task, call: Call) -> Iterator[int]:
         yield call.arguments[1]
     else:
         size = 64 if call.word == 8 else 32  # struct mmsghdr, linux/socket.h
-        yield from (call.arguments[1] + size * index for index in range(min(call.arguments[2] & 0xFFFFFFFF, MANY)))
+        yield from (call.arguments[1] + size * index for index in range(min(call.arguments[2] & 0xFFFFFFFF, MAX_PARTS)))
 
 
 def addresses(task: Task, call: Call) -> Iterator[bytes]:
@@ -128,7 +128,7 @@ def contents(task: Task, call: Call, result: int) -> Iterator[bytes]:
 def _gathered(task: Task, vector: int, count: int, length: int, word: int) -> bytes:
     """Return the first `length` bytes of the memory that an array of struct iovec names."""
     length, parts = min(length, MESSAGE), []
-    table_ = memory(task, vector, 2 * word * min(count, MANY))
+    table_ = memory(task, vector, 2 * word * min(count, MAX_PARTS))
     for at in range(0, len(table_), 2 * word):
         if length <= 0:
             break

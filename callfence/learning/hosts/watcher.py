@@ -20,7 +20,7 @@ from callfence.enforcer.hosts.rules import is_local, is_near
 from callfence.enforcer.hosts.unix import NAME_SERVICES
 from callfence.learning.hosts import reading
 from callfence.learning.hosts.lookups import Lookups
-from callfence.learning.hosts.names import MOST_NAMES, Names, text_of
+from callfence.learning.hosts.names import MAX_NAMES, Names, text_of
 from callfence.policygen.files.calls import DNS, numbers
 from callfence.policygen.files.places import named
 from callfence.policygen.grants import NONE, QUERY, UNIX, USES
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""
-MOST_USES = 16384
+MAX_USES = 16384
 """The most hosts, with their ports, name servers and unix sockets that are recorded, of each."""
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
@@ -208,9 +208,9 @@ class HostWatcher:
             self._uses.add(row)
 
     def _has_room(self, noted: Collection[object], new: object) -> bool:
-        if len(noted) < MOST_USES or new in noted:
+        if len(noted) < MAX_USES or new in noted:
             return True
-        self._gap(f"the program talks to more than {MOST_USES:,} hosts and ports, or sockets: not all were recorded")
+        self._gap(f"the program talks to more than {MAX_USES:,} hosts and ports, or sockets: not all were recorded")
         return False
 
     def _host(self, address: bytes, process: int) -> str:
@@ -228,7 +228,7 @@ class HostWatcher:
             return
         path = _seen(task, name.partition(b"\0")[0])
         file = look_up(path)
-        if file is None and len(self._missing) < MOST_USES:
+        if file is None and len(self._missing) < MAX_USES:
             self._missing.add((os.path.realpath(path), task.executable))
         if file is None or not stat.S_ISSOCK(file.mode):
             return
@@ -287,7 +287,7 @@ class HostWatcher:
             for message in lookup.received(reading.contents(task, call, result)):
                 self._answered |= self._names.answered(message, task.tgid, task.executable)
         if self._names.is_full:
-            self._gap(f"the program looks up more than {MOST_NAMES:,} names: not all were recorded")
+            self._gap(f"the program looks up more than {MAX_NAMES:,} names: not all were recorded")
 
     def _settle(self, task: Task, descriptor: int, now: str = "") -> None:
         """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from callfence.policygen.recording.model import Observation, Run
     from callfence.tracer.running.launch import Program
 
-QUIET: Final = 40
+QUIET_RUNS: Final = 40
 """After this many runs in a row with a failing call and nothing new, no further calls are failed."""
 _INTERRUPTED: Final = "interrupted by the user"
 _FULL: Final = "a run filled half of the free disk space; --scratch discards the files that a run writes"
@@ -100,14 +100,14 @@ class _Rehearsing:
         """The paths for which nothing was added, because they are executed, or lint warns of them."""
 
     def make_all(self, planned: Sequence[Rehearsal]) -> None:
-        """Make the runs and print what is new in them.  Stop when the budget is used up, when QUIET runs brought nothing new,
-        or when the user ends them.  No process is left running."""
+        """Make the runs and print what is new in them.  Stop when the budget is used up, when QUIET_RUNS runs brought nothing
+        new, or when the user ends them.  No process is left running."""
         self._report_begin(len(planned))
         budget, seconds = self._options.rehearse_runs, self._options.rehearse_seconds
         began, reason = time.monotonic(), ""
         try:
             for rehearsal in planned:
-                if rehearsal.place in self._unreached or (self._quiet >= QUIET and rehearsal.group == "faults"):
+                if rehearsal.place in self._unreached or (self._quiet >= QUIET_RUNS and rehearsal.group == "faults"):
                     continue
                 remaining = seconds - (time.monotonic() - began)
                 if self._runs >= budget or remaining <= 0:
@@ -119,7 +119,7 @@ class _Rehearsing:
                     break
         except KeyboardInterrupt:
             reason = _INTERRUPTED
-        if self._quiet >= QUIET and not reason:
+        if self._quiet >= QUIET_RUNS and not reason:
             reason = f"{self._quiet} runs in a row brought nothing new"
         self._report_end(time.monotonic() - began, reason)
 

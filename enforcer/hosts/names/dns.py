@@ -20,9 +20,9 @@ INTERNET = 1
 """The class IN."""
 HEAD = 12
 """Bytes of the header."""
-MOST = 512
+MAX_RECORDS = 512
 """The most records, and the most addresses, of an answer that are read."""
-_MOST_ASKED = 4
+_MAX_OF_QUERY = 4
 """The most records of a query that are read: programs send an OPT and perhaps a signature (RFC 6891, 8945)."""
 _ANSWERS, _TRUNCATED, _WANTS_RECURSION, _CAN_RECUR = 1 << 15, 1 << 9, 1 << 8, 1 << 7
 _POINTER, _LABEL = 0xC0, 63
@@ -89,7 +89,7 @@ def answer_of(message: bytes) -> Answer:
     question = question_of(message, is_answer=True)
     flags = _word(message, 2)
     counts = [_word(message, at) for at in (6, 8, 10)]
-    if sum(counts) > MOST:
+    if sum(counts) > MAX_RECORDS:
         raise DnsError("too many records")
     records = [*_records(message, question.end, sum(counts), truncated=bool(flags & _TRUNCATED))]
     names: dict[str, None] = {question.name: None}
@@ -108,7 +108,7 @@ def answer_of(message: bytes) -> Answer:
                 addresses[message[record.start : record.start + record.length]] = None
             else:
                 continue
-            if len(addresses) > MOST:
+            if len(addresses) > MAX_RECORDS:
                 raise DnsError("too many addresses")
             ttl = min(ttl, record.ttl)
     return Answer(flags & 15, bool(flags & _TRUNCATED), tuple(names), tuple(addresses), 0 if ttl == 0xFFFFFFFF else ttl)
@@ -154,7 +154,7 @@ def restored(answer: bytes, query: bytes) -> bytes:
     counts = [_word(answer, at) for at in (6, 8, 10)]
     records, end = answer[asked.end :], asked.end
     if _option(query, asked.end) is None:
-        for place, record in enumerate(_records(answer, asked.end, min(sum(counts), MOST), truncated=True)):
+        for place, record in enumerate(_records(answer, asked.end, min(sum(counts), MAX_RECORDS), truncated=True)):
             if record.type == OPT:  # its name is the root: one byte
                 if place < counts[0] + counts[1]:
                     raise DnsError("an OPT record that is none of the additional records")
@@ -179,7 +179,7 @@ def payload_size(query: bytes) -> int:
 def _option(query: bytes, end: int) -> _Record | None:
     """Return the OPT record of a query whose question ends there, if it is among the first records; else None.  Raises
     DnsError."""
-    records = _records(query, end, min(sum(_word(query, at) for at in (6, 8, 10)), _MOST_ASKED))
+    records = _records(query, end, min(sum(_word(query, at) for at in (6, 8, 10)), _MAX_OF_QUERY))
     return next((record for record in records if record.type == OPT), None)
 
 

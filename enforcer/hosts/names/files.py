@@ -18,7 +18,7 @@ LOOPBACK = tuple(UNSPECIFIED.values())
 """127.0.0.1 and ::1.  Many programs try both for LOCALHOST, whichever of them /etc/hosts has (RFC 6761, 6.3)."""
 _NOBODY = ("0.0.0.0", "::")
 """The addresses by which lists in /etc/hosts block names."""
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 """What is read of a file: lists that block names have several MiB."""
 
 

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 _PART = 1 << 20
 """Bytes of a file that are read at once."""
-_MOST = 65536
+_MAX_NAMES = 65536
 """The most names of all addresses that are remembered; those of addresses that were given longest ago are forgotten first."""
-_MOST_NAMES = 4096
+_MAX_NAMES_OF_ONE = 4096
 """The most names of an address that are remembered; those that were given longest ago are forgotten first."""
-_MOST_SERVERS = 64
+_MAX_SERVERS = 64
 """The most name servers that are remembered; those that were configured longest ago are forgotten first."""
 GRACE = 86400.0
 """Seconds after the time to live of an answer for which its addresses keep the name: programs keep connections, and addresses,
 longer than DNS says (nginx as long as it runs)."""
-_LONGEST = 7 * 86400
+_MAX_TTL = 7 * 86400
 """The longest time to live in seconds that counts."""
 PORT = 53
 
@@ -78,18 +78,18 @@ class Names:
 
     def learn(self, name: str, answer: Answer) -> None:
         """Remember the addresses that an answer gives for the name that was asked for."""
-        until, forms = time.monotonic() + min(answer.ttl, _LONGEST) + GRACE, self._forms(name)
+        until, forms = time.monotonic() + min(answer.ttl, _MAX_TTL) + GRACE, self._forms(name)
         for address in answer.addresses:
             names = self._by_address.pop(address, {})
             self._count -= len(names)
             for form in forms:  # at the end: the latest
                 names.pop(form, None)
                 names[form] = until
-            while len(names) > _MOST_NAMES:
+            while len(names) > _MAX_NAMES_OF_ONE:
                 del names[next(iter(names))]
             self._count += len(names)
             self._by_address[address] = names
-        while self._count > _MOST:
+        while self._count > _MAX_NAMES:
             self._count -= len(self._by_address.pop(next(iter(self._by_address))))
 
     def of(self, address: bytes) -> list[str]:
@@ -138,7 +138,7 @@ class Names:
         for server, scope in (files.servers(text) or {files.LOOPBACK[0]: 0}).items():  # resolv.conf(5)
             self._servers.pop(server, None)
             self._servers[server] = scope  # at the end: the latest
-        while len(self._servers) > _MOST_SERVERS:
+        while len(self._servers) > _MAX_SERVERS:
             del self._servers[next(iter(self._servers))]
 
 
@@ -187,7 +187,7 @@ class _Watched:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             parts = iter(lambda: os.read(descriptor, _PART), b"")
-            return b"".join(islice(parts, files.MOST_BYTES // _PART)).decode("utf-8", "replace")
+            return b"".join(islice(parts, files.MAX_BYTES // _PART)).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
 

@@ -28,19 +28,19 @@ _WAIT = 30.0
 """Seconds after which a question without an answer is given up: resolvers ask again after 5 (resolv.conf(5))."""
 _SIZE = 1232
 """The longest answer by UDP that is asked for (dnsflagday.net/2020)."""
-_MOST_OPEN = 512
+_MAX_OPEN = 512
 """The most questions by UDP that wait for an answer, and connections by TCP, at once."""
-_MOST_WRONG = 16
+_MAX_WRONG = 16
 """The most wrong answers that a question gets before it is given up: to read each may take 0.04 s."""
-_LONGEST = 65535
+_MAX_MESSAGE = 65535
 _LOOPBACK = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _TYPES = frozenset((1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 43, 48, 52, 64, 65, 257))
 """The types of records that may be asked for: A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, NAPTR, DS, DNSKEY, TLSA, SVCB, HTTPS,
 CAA.  The type is the program's to choose, so any type would be another way to tell something."""
-NEW, REFILL, LONGEST_NEW = 200, 1.0, 63
+NEW, REFILL, MAX_NEW = 200, 1.0, 63
 """Of names that only `*.NAME` permits: how many different ones may be asked for at once, how many more in a second, and how
 many characters they may have before the part that the policy has."""
-_MOST_KNOWN = 65536
+_MAX_KNOWN = 65536
 """The most of these names that are remembered; those that were first asked for longest ago are forgotten first."""
 
 
@@ -61,7 +61,7 @@ class Budget:
             return False
         self._left -= 1
         self._known[name] = None
-        if len(self._known) > _MOST_KNOWN:
+        if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]
         return True
 
@@ -92,7 +92,7 @@ class Judge:
             code = dns.NXDOMAIN if name.endswith(".arpa") else dns.REFUSED
         elif question.type not in _TYPES:
             code, why = dns.REFUSED, f"records of type {question.type} are not asked for"
-        elif spare > LONGEST_NEW:
+        elif spare > MAX_NEW:
             code, why = dns.REFUSED, "a name below a wildcard may not be that long"
         elif spare and not self._budget.permits(name):
             code, why = dns.REFUSED, "too many different names below a wildcard were looked up"
@@ -152,14 +152,14 @@ class Resolver:
     def _asked(self, served: socket) -> None:
         for _ in range(64):
             try:
-                query, client = served.recvfrom(_LONGEST)
+                query, client = served.recvfrom(_MAX_MESSAGE)
             except OSError:  # there are no more
                 return
             self._pass_on(query, client[1], partial(_send, served, query, client))
 
     def _pass_on(self, query: bytes, port: int, answer: Callable[[bytes], None]) -> None:
         """Ask the name server by UDP; call `answer` with its answer, unless none comes."""
-        if (reduced := self.permitted(query, port, answer)) is None or self._open >= _MOST_OPEN:
+        if (reduced := self.permitted(query, port, answer)) is None or self._open >= _MAX_OPEN:
             return
         try:
             upstream = self.upstream(SOCK_DGRAM)
@@ -181,7 +181,7 @@ class Resolver:
         def received() -> None:
             nonlocal wrong
             try:
-                whole = upstream.recv(_LONGEST)
+                whole = upstream.recv(_MAX_MESSAGE)
                 if whole[:2] != reduced[:2]:
                     return
                 restored = self.learned(whole, query)
@@ -189,7 +189,7 @@ class Resolver:
                 return
             except dns.DnsError:  # another's, or malformed: the right one may still come
                 wrong += 1
-                if wrong >= _MOST_WRONG:
+                if wrong >= _MAX_WRONG:
                     end()
                 return
             except OSError:  # an ICMP error, such as that nobody listens
@@ -234,7 +234,7 @@ class Resolver:
         client = socket(fileno=descriptor)
         client.setblocking(False)
         try:
-            if self._open >= _MOST_OPEN:
+            if self._open >= _MAX_OPEN:
                 raise OSError(errno.EMFILE, "accept")
             _Conversation(client, self, self._ended)
             self._open += 1
@@ -287,13 +287,13 @@ class _Conversation:
 
     def _read(self) -> None:
         try:
-            part = self._client.recv(_LONGEST)
+            part = self._client.recv(_MAX_MESSAGE)
         except BlockingIOError:
             return
         except OSError:
             part = b""
         self._received += part
-        if not part or len(self._received) > 2 * _LONGEST:
+        if not part or len(self._received) > 2 * _MAX_MESSAGE:
             self._end()
         elif self._upstream is None and not self._is_due:
             self._next()
@@ -327,7 +327,7 @@ class _Conversation:
         def read() -> None:
             nonlocal content
             try:
-                part = upstream.recv(_LONGEST)
+                part = upstream.recv(_MAX_MESSAGE)
                 content += part
                 end = 2 + int.from_bytes(content[:2], "big")  # a hostile server sends more
                 whole = len(content) >= end

@@ -44,7 +44,7 @@ _OF_CALLS = ("arch", "number", "arguments", "executable", "site")
 _UNGRANTABLE = "denials of what no line would grant"
 UNKNOWN = "?"
 """The executable where no record names it."""
-_MANY = 8
+_MAX_LISTED = 8
 """Most names that a message lists."""
 
 
@@ -126,7 +126,7 @@ class _Log:
                 self.skip("files and ports of programs that are not known", number)
             return
         if policy and violation.policies and policy not in violation.policies:
-            if len(self.others) < _MANY:
+            if len(self.others) < _MAX_LISTED:
                 self.others.update(violation.policies)
             return
         if not violation.is_grantable:
@@ -192,7 +192,7 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
 
 def _nothing(log: _Log, filename: str) -> str:
     if log.others:
-        names = ", ".join(sorted(log.others)[:_MANY])
+        names = ", ".join(sorted(log.others)[:_MAX_LISTED])
         hint = f"`callfence import --from violations -o {log.options.policy} {filename}` takes them all the same"
         return f"{filename}: it has no violation of {log.options.policy}, but of {names}; {hint}"
     of = f" of {log.options.program}" if log.options.program else ""

@@ -231,7 +231,7 @@ def test_a_command_that_leaves_a_process_behind_holds_nothing_up(tmp_path: Path)
 
 
 def test_what_a_command_prints_takes_no_memory_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callfence.asking.session._MOST", 1 << 20)
+    monkeypatch.setattr("callfence.asking.session._MAX_KEPT", 1 << 20)
     policy = tmp_path / "it.policy"
     policy.write_text("default allow\n")
     with Session(policy, folder=tmp_path) as session:

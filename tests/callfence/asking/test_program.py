@@ -96,7 +96,7 @@ def test_who_reads_nothing_is_asked_nothing_more(
     pair: tuple[socket.socket, Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, front = pair
-    monkeypatch.setattr("callfence.asking.program._MOST", 1 << 20)
+    monkeypatch.setattr("callfence.asking.program._MAX_UNREAD", 1 << 20)
     question = Question(7, (), holds=True, record={"call": "x" * 100_000}, answers=("no",))
     with pytest.raises(EOFError):
         for _ in range(100):

@@ -192,7 +192,7 @@ def test_symbols_without_end_are_not_read(
     struct.pack_into("<QQ", content, table + 24, -len(content) // 24 * -24, 24 << 30)
     file.write_bytes(content)
     os.truncate(file, 25 << 30)
-    monkeypatch.setattr(sites, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(sites, "_MAX_BYTES", 1 << 20)
     found = Symbols()
     assert found.describe(site).startswith("callsite+")
     assert list(found.problems()) == [f"no symbols of {file}: its symbol table cannot be read"]

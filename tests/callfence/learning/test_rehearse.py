@@ -111,7 +111,7 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
 
 
 def test_calls_are_failed_until_many_runs_in_a_row_bring_nothing_new(tmp_path: Path, app: Path) -> None:
-    code = "import sys\nfrom callfence.learning.rehearsal import after\nafter.QUIET = 2\n"
+    code = "import sys\nfrom callfence.learning.rehearsal import after\nafter.QUIET_RUNS = 2\n"
     code += "from callfence.learning.command import main\nmain(sys.argv[1:])\n"
     words = ("-o", "it.policy", "--exact", "--rehearse", "--rehearse-only", "faults", "cat", "app")
     command = [sys.executable, "-c", code, *words]

@@ -52,7 +52,7 @@ def test_a_policy_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("before", [False, True], ids=["first", "warm"])
 def test_what_was_recorded_is_not_lost_if_another_process_holds_the_lock(tmp_path: Path, before: bool) -> None:
     learn = (
-        "import sys; from callfence.policygen.recording import atomic; atomic.LONGEST = 0.0;"
+        "import sys; from callfence.policygen.recording import atomic; atomic.MAX_WAIT = 0.0;"
         "from callfence.learning.command import main; main(sys.argv[1:])"
     )
 

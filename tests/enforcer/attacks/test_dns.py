@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from callfence.enforcer.hosts.names.dns import (
-    MOST,
+    MAX_RECORDS,
     DnsError,
     answer_of,
     payload_size,
@@ -176,9 +176,9 @@ def hinted(count: int) -> bytes:
 
 def test_an_answer_gives_no_more_addresses_than_records():
     """One record may have 16,000."""
-    assert len(answer_of(hinted(MOST)).addresses) == MOST
+    assert len(answer_of(hinted(MAX_RECORDS)).addresses) == MAX_RECORDS
     with pytest.raises(DnsError):
-        answer_of(hinted(MOST + 1))
+        answer_of(hinted(MAX_RECORDS + 1))
 
 
 def resolving(server=("127.0.0.1", 53), deny=lambda *_: False):

@@ -14,7 +14,7 @@ import pytest
 from callfence.enforcer.hosts.addresses import Peer
 from callfence.enforcer.hosts.making import Making
 from callfence.enforcer.hosts.names import files as names_files, known, resolver
-from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer, Question
+from callfence.enforcer.hosts.names.dns import MAX_RECORDS, NOERROR, REFUSED, A, Answer, Question
 from callfence.enforcer.hosts.names.files import LOOPBACK
 from callfence.enforcer.hosts.names.resolver import NEW
 from callfence.enforcer.hosts.rules import Rules
@@ -133,9 +133,9 @@ def test_a_file_that_is_read_again_and_again_takes_no_descriptors(monkeypatch: p
 
 def test_names_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers for a name below a wildcard could otherwise give ever new names ever the same addresses."""
-    monkeypatch.setattr(known, "_MOST", 100 * MOST)
+    monkeypatch.setattr(known, "_MAX_NAMES", 100 * MAX_RECORDS)
     monkeypatch.setattr(known, "_MOST_NAMES", 90)
-    names, addresses = known.Names(()), tuple(number.to_bytes(4, "big") for number in range(1 << 30, (1 << 30) + MOST))
+    names, addresses = known.Names(()), tuple(number.to_bytes(4, "big") for number in range(1 << 30, (1 << 30) + MAX_RECORDS))
     for number in range(150):
         names.learn(f"x{number}.example", Answer(0, False, (), addresses, 60))
     assert names.of(addresses[0]) == [f"x{number}.example" for number in range(60, 150)]
@@ -174,7 +174,7 @@ def test_more_name_servers_permit_no_more_names_below_a_wildcard() -> None:
 
 def test_of_the_sockets_that_are_led_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is led again is among the last, and takes the place of no other."""
-    monkeypatch.setattr("callfence.enforcer.hosts.targets._MOST", 3)
+    monkeypatch.setattr("callfence.enforcer.hosts.targets._MAX_LED", 3)
     hosts: Any = SimpleNamespace(names=known.Names(()), policies=[], is_audit=False)
     targets = Targets(hosts, Making(Pending(Hub())), lambda *_: False, asks=False)
     remembered = []

@@ -115,7 +115,7 @@ def test_questions_on_which_no_call_waits(case: Case) -> None:
 
 
 def test_of_each_kind_there_are_so_many_questions(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asker, "_MOST", 2)
+    monkeypatch.setattr(asker, "_MAX_QUESTIONS", 2)
     rules: list[Any] = [(("a", f"path /{number}: read"),) for number in range(3)]
     for rule in rules:
         case.asker.suggest(rule, dict)

@@ -122,7 +122,7 @@ def test_a_torn_report_is_ended_before_the_next(small, monkeypatch):
 
 
 def test_only_so_many_bytes_wait(small, monkeypatch):
-    monkeypatch.setattr(output, "_MOST", 10_000)
+    monkeypatch.setattr(output, "_MAX_WAITING", 10_000)
     made, reader = small
     began = time.monotonic()
     for _ in range(2):

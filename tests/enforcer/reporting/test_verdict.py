@@ -27,7 +27,7 @@ def test_a_granted_line_holds_for_what_it_names_and_in_its_file_alone() -> None:
 
 
 def test_a_program_that_varies_arguments_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict, "_MANY", 3)
+    monkeypatch.setattr(verdict, "_MAX_REMEMBERED", 3)
     judged = Verdicts([("a", parse("dup: fildes == 7\n").policy)])
     calls = [event("dup", descriptor) for descriptor in range(20)]
     sizes = []

@@ -256,7 +256,7 @@ def another_user_before():
 
 
 def long_request():
-    many = b"x" * (protocol.MOST + 1)
+    many = b"x" * (protocol.MAX_STRINGS + 1)
     raw(head(1, 0, len(many)) + many[:100000], [folder()])
 
 

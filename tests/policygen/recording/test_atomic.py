@@ -148,7 +148,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_the_lock(tmp_path: Path, monkeyp
 
 def test_a_lock_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write to the folder can hold it."""
-    monkeypatch.setattr(atomic, "LONGEST", 0.0)
+    monkeypatch.setattr(atomic, "MAX_WAIT", 0.0)
     path, lock = tmp_path / "app.rec", tmp_path / ".app.rec.lock"
     with lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

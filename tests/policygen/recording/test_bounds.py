@@ -12,7 +12,14 @@ from calls import event, parse
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.learning.generate import generate
 from callfence.policygen.learning.within import generate_within
-from callfence.policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, arguments_given_up, bounded
+from callfence.policygen.recording.fold import (
+    MAX_COMBINATIONS,
+    MAX_COMBINATIONS_IN_ALL,
+    MAX_NUMBERS,
+    Aggregator,
+    arguments_given_up,
+    bounded,
+)
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import Arch, Event, table
@@ -67,7 +74,7 @@ def test_the_work_of_learning_grows_no_faster_than_what_is_seen(kind: str) -> No
     work(10)  # reads the tables
     small, large = work(4_000), work(8_000)
     assert large < 2.2 * small
-    assert len(fold(map(KINDS[kind], range(8_000)))) <= MANY_IN_ALL
+    assert len(fold(map(KINDS[kind], range(8_000)))) <= MAX_COMBINATIONS_IN_ALL
 
 
 @pytest.mark.long
@@ -79,7 +86,7 @@ def test_all_that_was_seen_is_allowed(kind: str) -> None:
 
 
 def test_the_other_arguments_stay_constrained() -> None:
-    document = generate(fold(event("socket", 2, i, 6) for i in range(MANY + 1)), None, name="app").document
+    document = generate(fold(event("socket", 2, i, 6) for i in range(MAX_COMBINATIONS + 1)), None, name="app").document
     (line,) = (line for line in document.text().splitlines() if line.startswith("socket"))
     assert line.split("  # ") == [
         "socket: family == AF_INET && protocol == IPPROTO_TCP",
@@ -89,13 +96,13 @@ def test_the_other_arguments_stay_constrained() -> None:
 
 def test_what_a_given_up_argument_selects_is_given_up_too() -> None:
     """Whether fcntl's third argument is flags hangs on the second."""
-    seen = fold([event("fcntl 3 F_SETFL", 0x800), *(event("fcntl", 3, i, 0x800) for i in range(100, 101 + MANY))])
+    seen = fold([event("fcntl 3 F_SETFL", 0x800), *(event("fcntl", 3, i, 0x800) for i in range(100, 101 + MAX_COMBINATIONS))])
     assert {one.arguments[1:] for one in seen} == {(None, None)}
 
 
 @pytest.mark.long
 def test_many_values_of_many_calls_together_have_a_filter() -> None:
-    seen = [select(name, 5000 + i) for i in range(MANY) for name in SELECTORS]
+    seen = [select(name, 5000 + i) for i in range(MAX_COMBINATIONS) for name in SELECTORS]
     generated = generate(fold(seen), None, name="app")  # raises CompileError if there is none
     assert 0 < len(generated.given_up) < len(SELECTORS)
 
@@ -104,10 +111,10 @@ def test_numbers_that_are_no_call_are_counted_up_to_a_bound() -> None:
     aggregator = Aggregator()
     gaps: list[str] = []
     aggregator.gap = gaps.append  # type: ignore[method-assign]
-    for i in range(2 * MANY_NUMBERS):
+    for i in range(2 * MAX_NUMBERS):
         aggregator.counter("/app", KINDS["number"](i), str)[0] += 1
-    assert len(aggregator) == MANY_NUMBERS
-    assert set(gaps) == {f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded"}
+    assert len(aggregator) == MAX_NUMBERS
+    assert set(gaps) == {f"more than {MAX_NUMBERS} numbers that belong to no call: the others are not recorded"}
 
 
 def test_runs_that_are_within_the_bound_alone_are_brought_within_it_together() -> None:
@@ -127,13 +134,13 @@ def test_an_observation_without_registers_has_no_argument_that_was_given_up() ->
 
 
 def test_a_call_without_registers_is_not_the_example_of_many() -> None:
-    seen = fold(event("ioctl", 0, i, 0) for i in range(MANY + 1))
+    seen = fold(event("ioctl", 0, i, 0) for i in range(MAX_COMBINATIONS + 1))
     assert [arguments_given_up(one, CALLS) for one in seen] == [{1}]
 
 
 def test_a_baseline_holds_what_it_allows_of_a_given_up_argument() -> None:
     base = parse("callfence 1\narch x86_64\ndefault errno EPERM\nsocket: family != 40\n").policy
-    seen = fold(event("socket", i, 1, 0) for i in range(MANY + 1))
+    seen = fold(event("socket", i, 1, 0) for i in range(MAX_COMBINATIONS + 1))
     policy = generate_within(seen, None, base, name="app").document.policy
     assert evaluate(policy, event("socket", 2, 1, 0)).allows
     assert not evaluate(policy, event("socket", 40, 1, 0)).allows

@@ -10,7 +10,7 @@ from calls import event
 from hypothesis import example, given, strategies as st
 
 from callfence.policygen.evidence.facts import Places
-from callfence.policygen.recording.fold import FREE_VALUES, LOOKS, MANY, QUIET, Aggregator
+from callfence.policygen.recording.fold import FREE_VALUES, MAX_COMBINATIONS, MAX_FOLLOWED, QUIET_EVENTS, Aggregator
 from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def test_evidence_is_given_up_argument_by_argument() -> None:
 
 def test_constrained_arguments_are_kept_up_to_a_bound() -> None:
     aggregator = Aggregator()
-    for command in range(MANY):
+    for command in range(MAX_COMBINATIONS):
         aggregator.counter("/app", event("ioctl", command, command, 0), str)[0] += 1
-    assert [o.arguments for o in aggregator.observations()] == [(None, command, None) for command in range(MANY)]
-    aggregator.counter("/other", event("ioctl", 9, MANY, 0), str)[0] += 1
+    assert [o.arguments for o in aggregator.observations()] == [(None, command, None) for command in range(MAX_COMBINATIONS)]
+    aggregator.counter("/other", event("ioctl", 9, MAX_COMBINATIONS, 0), str)[0] += 1
     assert [(o.arguments, o.executable, o.counts) for o in aggregator.observations()] == [
-        ((None, None, None), "/app", (MANY,)),
+        ((None, None, None), "/app", (MAX_COMBINATIONS,)),
         ((None, None, None), "/other", (1,)),
     ]
     assert not aggregator.hot_mask(X86_64, number("ioctl")) >> 64
@@ -214,11 +214,11 @@ class Names:
 @pytest.mark.parametrize(
     ("names", "follows", "evidence"),
     [
-        (["/etc/app.conf"] * 100, 1 + QUIET, {"/etc/app.conf"}),
-        ([f"many/{number}" for number in range(100)], 4 + QUIET, {"/srv/many/**"}),
+        (["/etc/app.conf"] * 100, 1 + QUIET_EVENTS, {"/etc/app.conf"}),
+        ([f"many/{number}" for number in range(100)], 4 + QUIET_EVENTS, {"/srv/many/**"}),
         ([f"/usr/lib/{number}.py" for number in range(40)] + ["/etc/app.conf"], 41, {"/etc/app.conf", "/usr/lib/**"}),
         ([f"/usr/lib/lib{number}.so.1" for number in range(40)] + ["app.conf"], 41, {"/srv/app.conf", "/usr/lib/**"}),
-        ([f"/usr/share/{number}/x" for number in range(100)], LOOKS, {"/usr/share/**"}),
+        ([f"/usr/share/{number}/x" for number in range(100)], MAX_FOLLOWED, {"/usr/share/**"}),
     ],
 )
 def test_pointers_are_followed_until_they_tell_nothing_new(names: list[str], follows: int, evidence: set[str]) -> None:

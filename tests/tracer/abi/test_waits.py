@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from callfence.tracer.abi.waits import CANDIDATES, ENTER, MOST, NOTIFY, bits, calls_of, executed, forked, is_ready
+from callfence.tracer.abi.waits import CANDIDATES, ENTER, MAX_MESSAGE, NOTIFY, bits, calls_of, executed, forked, is_ready
 
 BASE = 0x10000 - 5
 """The message lies in two pages."""
@@ -27,8 +27,8 @@ def memory(*parts: tuple[int, bytes]) -> Callable[[int, int], bytes]:
     ("text", "ready"),
     [
         (b"READY=1", True), (b"READY=1\n", True), (b"MAINPID=7\nREADY=1\nSTATUS=up", True), (b"READY=10", False),
-        (b"STATUS=READY=1", False), (b"READY=0", False), (b"", False), (b"x" * MOST + b"\nREADY=1", False),
-        (b"READY=1" + b"\n" * (MOST - 7), True), (b"READY=1" + b"\n" * (MOST - 6), False),
+        (b"STATUS=READY=1", False), (b"READY=0", False), (b"", False), (b"x" * MAX_MESSAGE + b"\nREADY=1", False),
+        (b"READY=1" + b"\n" * (MAX_MESSAGE - 7), True), (b"READY=1" + b"\n" * (MAX_MESSAGE - 6), False),
     ],
 )  # fmt: skip
 def test_written(text: bytes, ready: bool) -> None:

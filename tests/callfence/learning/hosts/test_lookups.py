@@ -70,7 +70,7 @@ def test_addresses_of_a_name_are_bounded() -> None:
     names = Names()
     for last in range(100):
         names.answered(answer("a.example.org", f"192.0.2.{last}"), 7, "/bin/it")
-    assert len(names.uses()) == module.MOST_ADDRESSES
+    assert len(names.uses()) == module.MAX_ADDRESSES
     assert names.name_of(packed("192.0.2.99"), 7) == "a.example.org"
 
 

@@ -60,7 +60,7 @@ def test_the_names_of_addresses_that_were_found_need_nothing(found: Names) -> No
 
 
 def test_no_more_than_so_many_are_recorded(found: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MOST_NAMES", 2)
+    monkeypatch.setattr(names, "MAX_NAMES", 2)
     assert asked(found, ("a.org", ""), ("b.org", ""), ("a.org", "")) == ["a.org", "b.org"]
     assert not found.is_full
     assert asked(found, ("c.org", "")) == ["a.org", "b.org"]
@@ -101,7 +101,7 @@ def test_a_file_that_changes_all_the_time_takes_little_memory(tmp_path: Path) ->
 
 
 def test_no_more_sockets_and_servers_than_so_many_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "MOST_USES", 3)
+    monkeypatch.setattr(watching, "MAX_USES", 3)
     gaps: list[str] = []
     watcher: Any = HostWatcher((), gaps.append)
     task = SimpleNamespace(executable="/bin/it", tid=1, tgid=1)
