@@ -206,6 +206,12 @@ def test_a_refusal_of_the_rest_stays() -> None:
     assert allows(policy, "dup3 1 2 O_CLOEXEC")
 
 
+def test_nothing_is_made_to_fail_that_the_default_allows() -> None:
+    assert evaluate(portable("fork: allow\n"), event("clone3")) == ENOSYS
+    policy = portable("default allow\nfork: log\nptrace: errno EPERM\n")
+    assert allows(policy, "clone3") and not allows(policy, "ptrace")
+
+
 def test_an_action_is_carried_over() -> None:
     assert evaluate(portable("rename: log\n"), event("renameat2 AT_FDCWD 0 AT_FDCWD 0 0")).kind == "log"
     policy = portable("rename: log\nrenameat: olddfd == 5\n")
