@@ -293,7 +293,7 @@ class Answers:
                     return
                 if self._asks(request, verdict):
                     return
-            except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
+            except (FileNotFoundError, KeyError):  # ENOENT, no status: it has died meanwhile, or been interrupted
                 if not request.is_waiting():
                     return
             except Exception as error:

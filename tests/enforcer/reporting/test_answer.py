@@ -113,6 +113,7 @@ LOOKING_FAILED = "looking into a denied call failed, so it meets the policy's ac
         (None, None, True, ["reported", "applied"]),
         (FileNotFoundError(), None, True, ["reported", "applied"]),
         (FileNotFoundError(), None, False, []),
+        (KeyError("Uid"), None, False, []),
         (RuntimeError("why"), None, True, [LOOKING_FAILED, "reported", "applied"]),
         (None, FileNotFoundError(), False, ["reported", "applied"]),
         (
