@@ -258,8 +258,9 @@ class Instead:
         return True
 
     def _signals(self, name: str) -> bool:
-        """Let a process signal itself, and the processes that it has started if the kernel denies all others; answer a signal
-        to a missing process with ESRCH, and signal 0 to another with EPERM.  Return whether the call was answered."""
+        """Let a process signal itself, and the processes and groups that it has started if the kernel denies all others;
+        answer a signal to a missing process with ESRCH, and signal 0 to another with EPERM.  Return whether that was
+        done."""
         caller = fields_of(self._event.task)
         target = int_in(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -274,9 +275,22 @@ class Instead:
             # Nothing but registers decides what the call does, and the program cannot change them while it waits.
             self._request.let_run()
             return True
-        if name != "kill" or target <= 1:
+        if name != "kill" or target in (-1, 1):
             return False
-        return self._signals_other(process, target)
+        return self._signals_other(process, target) if target > 0 else self._signals_group(caller, -target)
+
+    def _signals_group(self, caller: dict[str, str], group: int) -> bool:
+        """Let a process signal the process group of one that it has started, with what that one has started in turn, or its own
+        (0, or by number) if it leads that, as timeout(1) does.  Return whether the call was answered.
+
+        A second thread of the caller could change which group its own is."""
+        process, own = int(caller["Tgid"]), int(caller["NSpgid"])
+        leads = own == process and group in (0, own) and (group or caller["Threads"] == "1")
+        is_below = group > 0 and fields_of(group).get("NSpgid") == str(group) and _is_below(group, process)
+        if self._keeps_signals and (leads or is_below):
+            self._request.let_run()
+            return True
+        return False
 
     def _signals_by_descriptor(self) -> bool:
         """Send a signal to the caller itself, or to a process that it has started, by a copy of its pidfd, if the kernel would
