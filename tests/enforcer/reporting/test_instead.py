@@ -242,6 +242,13 @@ def test_what_fails_otherwise_does_so_before_a_phase_too(made, what, error):
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} -1 {error}", "", [])
 
 
+def test_a_file_keeps_the_owner_that_it_has_before_a_phase_too(made):
+    """NSD gives its log to the user that it runs as: itself, if root has not started it."""
+    makes = " || flags in O_RDWR|O_CREAT|O_EXCL && mode == 0600"
+    done, denied = made(PHASED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{makes}"), "owner-same")
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, "owner-same 0", "", [])
+
+
 @pytest.mark.parametrize("what", ["itself", "null", "own-ids", "own-limits"])
 def test_nothing_that_is_denied_runs_before_a_phase(made, what):
     done, denied = made(PHASED, what)
