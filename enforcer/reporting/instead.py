@@ -4,8 +4,8 @@ The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty,
 are, lets it send signals to itself, set the ids that it has, give files the owners that they have, read its limits, touch files
 that it may write to, and name itself where the policies allow what a call does to its caller; it fails signals to processes
 that do not exist, signal 0 to others, calls with NULL or nothing for a path, those that would bring a cache up to date
-(caches.tsv), those that ask a daemon which a machine may lack, and what a kernel or machine may not have, for which programs
-have another way (unavailable.tsv).
+(caches.tsv), those by which Python shows the lines of a traceback, those that ask a daemon which a machine may lack, and what a
+kernel or machine may not have, for which programs have another way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -48,6 +48,8 @@ _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOC
 """The flags with which these devices may be opened."""
 _PATH = {"openat": 1, "open": 0}
 """The index of the path among the arguments of each call."""
+_ASKS = {"newfstatat": 1, "fstatat64": 1, "statx": 1, "stat": 0, "stat64": 0, "lstat": 0, "lstat64": 0}
+"""The same of calls that ask about a file."""
 _WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
 """The flags of which a call has none that opens a file only for reading."""
 _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setfsuid": 1, "setfsgid": 1}
@@ -102,6 +104,9 @@ class Instead:
         if self._updates_cache(syscall):
             self._fail(errno.EACCES)
             return True
+        if self._reads_source(syscall):
+            self._fail(errno.EACCES)
+            return True
         if syscall.name in _PATH:
             return self._opens_device(arch, syscall.name)
         if syscall.name == "connect" and self._asks_daemon():
@@ -150,6 +155,17 @@ class Instead:
             return False
         named = WaitingTask(self._event.task, self._event.task).path(self._event.arguments[path])
         return is_in_cache(named) and self._request.is_waiting()
+
+    def _reads_source(self, syscall: Syscall) -> bool:
+        """Return whether a call opens the source of a Python module for reading, or asks about it, as a traceback does to show
+        its lines: without, it is printed without them (Lib/linecache.py, Python/traceback.c).
+
+        The call fails whatever its path means, so it makes no difference if the task changes that meanwhile."""
+        path = {**_PATH, **_ASKS}.get(syscall.name)
+        if path is None or (syscall.name in _PATH and self._event.arguments[path + 1] & _WRITES):
+            return False
+        named = WaitingTask(self._event.task, self._event.task).path(self._event.arguments[path])
+        return named.endswith(b".py") and self._request.is_waiting()
 
     def _asks_daemon(self) -> bool:
         """Return whether a call connects to one of _DAEMONS, as getpwuid(3) and syslog(3) do.

@@ -85,6 +85,11 @@ static long made(const char *what)
         poll(NULL, 0, 0);
         return get_nprocs();
     }
+    if (!strcmp(what, "source")) { /* Python prints a traceback, while a server serves */
+        struct stat about;
+        poll(NULL, 0, 0);
+        return stat("/dev/m.py", &about) + (errno == EACCES) + open("/dev/m.py", O_RDONLY | O_CLOEXEC);
+    }
     if (!strcmp(what, "own-terminal")) /* libuv: writes without waiting would be those of all who share the descriptor */
         return open(ttyname(0), O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (!strcmp(what, "other-terminal"))

@@ -263,6 +263,13 @@ def test_processors_are_counted_without_the_files_that_a_phase_denies(made):
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, counted, "", [])
 
 
+def test_a_traceback_is_printed_without_the_sources_that_a_phase_denies(made):
+    """carbon, a server in Python, was killed as it logged an exception."""
+    serving = IMPLIED.replace("openat: flags == O_RDONLY", "phase serving after poll\nopenat: flags == O_RDONLY until serving")
+    done, denied = made(serving, "source")
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, "source -1 EACCES", "", [])
+
+
 def test_an_audit_lets_it_run_and_reports_it(made):
     done, denied = made(IMPLIED, "daemon", "null", options=("--audit",))
     assert (done.returncode, done.stdout) == (0, "daemon 3 \nnull 4 \n")
