@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcer.reporting.settings import Reporting
-    from callfence.policygen.model import Action
 
 _NONE = -1
 _SETTLED = 0.02
@@ -232,8 +231,8 @@ class Duty:
             self._hub = self._answers.hub
             self._descriptors.add(self._hub)
 
-    def judge_and_report(self, call: Notification, phase: str) -> Action | None:
-        """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
+    def judge_and_report(self, call: Notification, phase: str) -> int | None:
+        """Return what a stopped task's call is to return, 0 or a negative errno, or None for a kill; report a denied one."""
         return self._answers.judge_and_report(call, phase)
 
     def hides_a_loss(self, call: Notification) -> bool:

@@ -235,11 +235,11 @@ class Follower:
             self._processes.made[pid] = request  # other tasks go on meanwhile
             self._answer_made()
             return True
-        action = self._duty.judge_and_report(notification, phase)
+        result = self._duty.judge_and_report(notification, phase)
         if not is_denied or self._plan.is_audit:
             return False
-        if action and action.kind == "errno":
-            self._answer(pid, call, -action.errno)
+        if result is not None:
+            self._answer(pid, call, result)
             return True
         process.doomed = pid
         try:

@@ -244,24 +244,25 @@ class Answers:
 
     # Calls of a task that is stopped
 
-    def judge_and_report(self, call: Notification, phase: str) -> Action | None:
-        """Return the action for the call of a stopped task: an errno, without a report, if the call may fail in place of being
-        denied (`Instead`); else the policies' action, after a report; None, for a kill, if judging the call fails."""
+    def judge_and_report(self, call: Notification, phase: str) -> int | None:
+        """Return what the call of a stopped task is to return, 0 or a negative errno, or None for a kill: without a report, if
+        it may fail or do nothing in place of being denied (`Instead`); else what the policies say, after a report."""
         request = StoppedRequest(call, phase)
         if (verdict := self._loaded.verdict(request)) is None:
             return None
         try:
             if self._may_be_answered(verdict):
                 from callfence.enforcer.reporting.instead import Instead
-                from callfence.policygen.model import Action, ActionKind
 
                 instead = Instead(request, verdict, (-1, -1), keeps_signals=False)
-                if instead.answer() and instead.error:  # the filters let no denied call run
-                    self._loaded.reports.failed(verdict.event, instead.error)
-                    return Action(ActionKind.ERRNO, instead.error)
+                if instead.answer() and request.result is not None:  # the filters let no denied call run
+                    if instead.error:
+                        self._loaded.reports.failed(verdict.event, instead.error)
+                    return request.result
         except Exception as error:
             self._complain(error)
-        return self._loaded.report(request, verdict)
+        action = self._loaded.report(request, verdict)
+        return -action.errno if action and action.kind == "errno" else None
 
     def make_listen(self, call: Notification, phase: str) -> int | None:
         """Make a listen(2) for a stopped task, and return 0 or an errno; None for another call, for one that the policies deny,

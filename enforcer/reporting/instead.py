@@ -4,9 +4,9 @@ The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty,
 are, lets it send signals to itself, set the ids that it has, give files the owners that they have, read its limits, touch files
 that it may write to, and name itself where the policies allow what a call does to its caller; it fails signals to processes
 that do not exist, signal 0 to others, calls with NULL or nothing for a path, those for which no descriptor is left, those that
-would bring a cache up to date (caches.tsv), those that remove an output which the program has not finished, those that ask a
-daemon which a machine may lack, and what a kernel or machine may not have, for which programs have another way
-(unavailable.tsv).
+would bring a cache up to date (caches.tsv), those that remove an output which the program has not finished, those by which
+Python shows the lines of a traceback, those that ask a daemon which a machine may lack, and what a kernel or machine may not
+have, for which programs have another way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.  By a pidfd, which the program could exchange while it waits, the helper sends that signal itself.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -58,6 +58,8 @@ _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOC
 """The flags with which these devices may be opened."""
 _PATH = {"openat": 1, "open": 0}
 """The index of the path among the arguments of each call."""
+_ASKS = {"newfstatat": 1, "fstatat64": 1, "statx": 1, "stat": 0, "stat64": 0, "lstat": 0, "lstat64": 0}
+"""The same of calls that ask about a file."""
 _WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
 """The flags of which a call has none that opens a file only for reading."""
 _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setfsuid": 1, "setfsgid": 1}
@@ -119,7 +121,7 @@ class Instead:
         if self._lacks_descriptors(syscall):
             self._fail(errno.EMFILE)
             return True
-        if self._updates_cache(syscall) or self._removes_output(arch, syscall):
+        if self._updates_cache(syscall) or self._reads_source(syscall) or self._removes_output(arch, syscall):
             self._fail(errno.EACCES)
             return True
         if syscall.name in _PATH:
@@ -203,6 +205,17 @@ class Instead:
         """Return whether the caller may ask for the status of files, and the helper sees them as the caller does."""
         asks = Event(self._event.arch, table(arch).by_name["fstatat64" if arch.bits == 32 else "newfstatat"].number, (0,) * 6)
         return self._verdict.allows(asks) and is_in_own_user_namespace(self._event.task)
+
+    def _reads_source(self, syscall: Syscall) -> bool:
+        """Return whether a call opens the source of a Python module for reading, or asks about it, as a traceback does to show
+        its lines: without, it is printed without them (Lib/linecache.py, Python/traceback.c).
+
+        The call fails whatever its path means, so it makes no difference if the task changes that meanwhile."""
+        path = {**_PATH, **_ASKS}.get(syscall.name)
+        if path is None or (syscall.name in _PATH and self._event.arguments[path + 1] & _WRITES):
+            return False
+        named = WaitingTask(self._event.task, self._event.task).path(self._event.arguments[path])
+        return named.endswith(b".py") and self._request.is_waiting()
 
     def _asks_daemon(self) -> bool:
         """Return whether a call connects to one of _DAEMONS, as getpwuid(3) and syslog(3) do.
@@ -310,8 +323,9 @@ class Instead:
         return True
 
     def _signals(self, name: str) -> bool:
-        """Let a process signal itself, and the processes that it has started if the kernel denies all others; answer a signal
-        to a missing process with ESRCH, and signal 0 to another with EPERM.  Return whether the call was answered."""
+        """Let a process signal itself, and the processes and groups that it has started if the kernel denies all others;
+        answer a signal to a missing process with ESRCH, and signal 0 to another with EPERM.  Return whether that was
+        done."""
         caller = fields_of(self._event.task)
         target = int_in(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -326,9 +340,22 @@ class Instead:
             # Nothing but registers decides what the call does, and the program cannot change them while it waits.
             self._request.let_run()
             return True
-        if name != "kill" or target <= 1:
+        if name != "kill" or target in (-1, 1):
             return False
-        return self._signals_other(process, target)
+        return self._signals_other(process, target) if target > 0 else self._signals_group(caller, -target)
+
+    def _signals_group(self, caller: dict[str, str], group: int) -> bool:
+        """Let a process signal the process group of one that it has started, with what that one has started in turn, or its own
+        (0, or by number) if it leads that, as timeout(1) does.  Return whether the call was answered.
+
+        A second thread of the caller could change which group its own is."""
+        process, own = int(caller["Tgid"]), int(caller["NSpgid"])
+        leads = own == process and group in (0, own) and (group or caller["Threads"] == "1")
+        is_below = group > 0 and fields_of(group).get("NSpgid") == str(group) and _is_below(group, process)
+        if self._keeps_signals and (leads or is_below):
+            self._request.let_run()
+            return True
+        return False
 
     def _signals_by_descriptor(self) -> bool:
         """Send a signal to the caller itself, or to a process that it has started, by a copy of its pidfd, if the kernel would

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from callfence.policygen.evaluate import answers, evaluate
-from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Layout
@@ -43,6 +42,8 @@ from callfence.tracer import linux
 from callfence.tracer.abi import Arch, Argument, table
 from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits, forked
 
+_ACCEPTED = FORK
+"""The bit, beside the waits in `after` of `by_role`, of what a process did that had begun to accept connections by itself."""
 SERVING = "serving"
 """The name of a learned phase."""
 
@@ -315,8 +316,9 @@ def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Obs
             continue
         number, arguments = observation.number, table(arch).by_number[observation.number].arguments
         for part in (*_parts(needed, arch, number), *_parts(before, arch, number), _exactly(observation, arguments)):
-            if holds(part, arguments, observation.example) and _is_within(arch, number, part, before):
-                policy = _with_parts(policy, before, arch, number, [part])
+            changed = _with_parts(policy, before, arch, number, [part])
+            if evaluate(changed, observation.event).allows and _is_within(arch, number, part, before):
+                policy = changed
                 break
     return policy
 
@@ -388,21 +390,24 @@ def waits_of(phases: Sequence[Phase]) -> int:
 
 
 def is_late(observation: Observation, after: int) -> bool:
-    """Return whether an observation may have been made after one of the waits `after`: it was, or its time is unknown."""
-    return not observation.after or any(wait & after for wait in observation.after)
+    """Return whether an observation may be made after one of the waits `after`: it was, its time is unknown, or who made it
+    accepts connections, and makes it for the next one as well."""
+    return not observation.after or any(wait & (after | _ACCEPTED) for wait in observation.after)
 
 
 def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:
     """Return the observations as if each process had begun with all the waits with which processes of its role in the recording
-    began; `after` has no forks.  Starting a thread gets no time, so that it ends with no phase: which thread waits before which
-    is started is chance, a server starts more of them later, and a thread may do no more than who starts it."""
+    began; `after` has no forks, but `_ACCEPTED`.  Starting a thread gets no time, so that it ends with no phase: which thread
+    waits before which is started is chance, a server starts more later, and a thread may do no more than its starter."""
     inherited: dict[tuple[str, int], int] = defaultdict(int)
     for executable, forks, waits in _begun(recording):
         inherited[executable, forks] |= waits
 
     def after(observation: Observation) -> Iterator[int]:
         for waits in observation.after:
-            yield waits % FORK | inherited.get((observation.executable, waits // FORK), 0)
+            begun = inherited.get((observation.executable, waits // FORK), 0)
+            accepts = bool(waits & ~begun & bits(ACCEPTS))
+            yield waits % FORK | begun | _ACCEPTED * accepts
 
     return [
         observation._replace(after=() if _starts_thread(observation) else tuple(sorted({*after(observation)})))

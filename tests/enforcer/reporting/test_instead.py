@@ -74,6 +74,12 @@ def test_it_is_answered_without_a_denial(made, what, result):
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
 
 
+@pytest.mark.parametrize("what", ["own-group", "group"])
+def test_a_process_signals_its_own_group_and_those_that_it_has_started(made, what):
+    done, denied = made(f"{IMPLIED}setpgid: pid == 0\n", what)
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {signal.SIGTERM.value}", "", [])
+
+
 @pytest.mark.parametrize("what", ["name-daemon", "log-daemon"])
 def test_a_daemon_that_c_libraries_ask_is_not_there_for_who_has_unix_sockets_and_connects_to_none(made, what):
     """caddy listens on a unix socket, and asks for its user's home when it is started without HOME."""
@@ -262,6 +268,13 @@ def test_what_fails_otherwise_does_so_before_a_phase_too(made, what, error):
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} -1 {error}", "", [])
 
 
+def test_a_file_keeps_the_owner_that_it_has_before_a_phase_too(made):
+    """NSD gives its log to the user that it runs as: itself, if root has not started it."""
+    makes = " || flags in O_RDWR|O_CREAT|O_EXCL && mode == 0600"
+    done, denied = made(PHASED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{makes}"), "owner-same")
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, "owner-same 0", "", [])
+
+
 @pytest.mark.parametrize("what", ["itself", "null", "own-ids", "own-limits"])
 def test_nothing_that_is_denied_runs_before_a_phase(made, what):
     done, denied = made(PHASED, what)
@@ -274,6 +287,13 @@ def test_processors_are_counted_without_the_files_that_a_phase_denies(made):
     done, denied = made(serving, "processors")
     counted = f"processors {len(os.sched_getaffinity(0))}"
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, counted, "", [])
+
+
+def test_a_traceback_is_printed_without_the_sources_that_a_phase_denies(made):
+    """carbon, a server in Python, was killed as it logged an exception."""
+    serving = IMPLIED.replace("openat: flags == O_RDONLY", "phase serving after poll\nopenat: flags == O_RDONLY until serving")
+    done, denied = made(serving, "source")
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, "source -1 EACCES", "", [])
 
 
 def test_an_audit_lets_it_run_and_reports_it(made):
@@ -295,6 +315,7 @@ def test_an_audit_says_how_it_would_fail(place, made, shared_policy):
 
 ME, OTHER = 70, 80
 SELF = {"Tgid": "70", "NSpid": "70", "CapEff": "0", "Uid": "5\t5\t5\t5", "Gid": "6\t6\t6\t6", "Seccomp_filters": "2"}
+SELF |= {"NSpgid": "70", "Threads": "1"}
 
 
 @pytest.fixture
@@ -302,7 +323,7 @@ def answered(monkeypatch):
     """answered(call, *arguments, ...) -> how thread 71 of process 70 is answered: "runs", an errno, or None for a denial."""
 
     def run(call, *arguments, arch=Arch.X86_64, allowed=(), own_namespace=True, waits=True, keeps_signals=False, **changed):
-        tasks = {ME: {**SELF, **changed}, 71: {**SELF, "Tgid": "70", **changed}, OTHER: {**SELF, "Tgid": "80"}}
+        tasks = {ME: {**SELF, **changed}, 71: {**SELF, "Tgid": "70", **changed}, OTHER: {**SELF, "Tgid": "80", "NSpgid": "80"}}
         monkeypatch.setattr(instead, "fields_of", lambda task: tasks.get(task, {}))
         monkeypatch.setattr(instead, "is_in_own_user_namespace", lambda _task: own_namespace)
         done = []
@@ -380,6 +401,30 @@ def test_who_may_change_its_priority_may_do_so_by_its_number(answered, who, chan
     assert answered("setpriority", 0, who, 5, allowed=allowed, **changed) == result
     assert answered("setpriority", 0, who, 5, allowed=allowed, waits=False, **changed) == errno.EPERM
     assert answered("setpriority", 0, who, 5, **changed) == errno.EPERM, "as on a machine that permits less (unavailable.tsv)"
+
+
+@pytest.mark.parametrize(
+    ("target", "of", "changed", "result"),
+    [
+        (0, {}, {}, "runs"),
+        (-ME, {}, {"Threads": "2"}, "runs"),
+        (0, {}, {"Threads": "2"}, None),
+        (0, {}, {"NSpgid": "75"}, None),
+        (-ME, {}, {"NSpgid": "75"}, None),
+        (-75, {}, {"NSpgid": "75"}, None),
+        (0, {}, {"keeps_signals": False}, None),
+        (-OTHER, {OTHER: ME}, {}, "runs"),
+        (-OTHER, {OTHER: ME}, {"keeps_signals": False}, None),
+        (-OTHER, {}, {}, None),
+        (-OTHER, {OTHER: ME}, {"NSpid": "70 7"}, None),
+        (-1, {}, {}, None),
+        (-99, {99: ME}, {}, None),
+    ],
+)
+def test_signals_to_groups(monkeypatch, answered, target, of, changed, result):
+    """timeout(1) signals its own group, ninja and Python's os.killpg that of a process which they have started."""
+    monkeypatch.setattr(instead, "kin_of", lambda pid: (0, of.get(pid, 1)))
+    assert answered("kill", target & 0xFFFFFFFF, 15, **{"keeps_signals": True, **changed}) == result
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,36 @@ def test_a_second_run_leaves_the_phase_as_it_was(
     calls = [event("mremap", 0, 0, 0, flags, 0) for flags in range(8)]
     allowed = [[flags for flags in range(8) if evaluate(each, calls[flags]).allows] for _, each in phase_policies(later)]
     assert allowed == [before, after]
+
+
+def test_who_accepts_connections_does_for_the_next_client_what_it_did_for_the_first() -> None:
+    """A server with threads: its first waits for connections, each other one connects elsewhere for one client and polls."""
+    thread = waits("accept", "poll")
+    whole = recording(
+        [{thread}],
+        [
+            observed("listen", 3, 5, after=[0]),
+            observed("chroot", after=[0]),
+            observed("connect", 7, after=[waits("accept")]),
+            observed("poll", after=[waits("accept"), thread]),
+        ],
+    )
+    why, left = learned(whole)
+    assert why.startswith("serving after ")
+    assert left == ["chroot: allow until serving", "connect: allow", "listen: allow until serving"]
+
+
+def test_what_a_process_does_for_one_client_may_end_when_its_parent_accepts_connections() -> None:
+    """A server that starts a process for each client, which gives up what it was before it waits for that one's input."""
+    parent, child = waits("accept"), waits("accept", "poll", forks=1)
+    whole = recording(
+        [{parent | waits("poll"), child}],
+        [
+            observed("clone", CHILD, after=[parent]),
+            observed("chroot", after=[waits("accept", forks=1)]),
+            observed("connect", 7, after=[child]),
+        ],
+    )
+    start = generate(whole.observations, None, name="app", options=HOW)
+    document = staged(start, None, whole.observations, [Phase("serving", ("poll",), {})], HOW, whole).document
+    assert entries(document) == ["chroot: allow until serving", "connect: allow"]
