@@ -62,7 +62,7 @@ class Detour(Surgery):
         the memory's address is the next argument, and `spare` follows.
 
         No process can write to the memory during the call: a shared read-only mapping cannot be written through /proc/PID/mem
-        either.  `unmap` unmaps it."""
+        either.  No other task may be in a call that changes what is mapped.  `unmap` unmaps it."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]
         address = self.call("mmap", 0, size, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, word, 0)
@@ -75,7 +75,12 @@ class Detour(Surgery):
         result = self.call("mprotect", address, size, linux.PROT_READ, *self._key.spare(self.convention))
         if result or self.read(address, len(content)) != content:
             raise ArmError("the memory of the filter could not be protected from changes")
-        return self.call(name, *arguments, address, *spare)
+        result, was_confined = self.call(name, *arguments, address, *spare), self.is_confined
+        self.is_confined = True  # perhaps by another filter
+        if self.read(address, len(content)) != content:
+            raise ArmError("the memory of the filter was changed while the kernel read it")
+        self.is_confined = was_confined
+        return result
 
     def unmap(self, filter_: bytes) -> None:
         """Unmap the memory of `call_with`, if there is any and `filter_` allows the munmap."""

@@ -43,6 +43,15 @@ _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno
 """The errnos with which seccomp(2) refuses only the listener, each with the reason to print."""
 _STOPPED = ("", "t", "T", "X", "Z")
 """The states of a task that has ended or is stopped: what was in a call is at its end."""
+_MAPPING = MACHINE.calls(
+    "mmap", "mmap2", "munmap", "mremap", "mprotect", "pkey_mprotect", "madvise", "process_madvise", "remap_file_pages", "shmat",
+    "shmdt", "ipc",
+)  # fmt: skip
+"""Calls that change what is mapped: one that has begun would put another filter in the place of ours."""
+_RUNS = ("R", "D")
+"""The states of a task that executes a call, or waits for memory or a processor in it."""
+_MAPS = 10.0
+"""Seconds to wait until no other task is in such a call."""
 _SETTLES = 1.0
 """Seconds to wait until the other threads of a process have left their calls or sleep in them."""
 _DELAY = 0.0002
@@ -134,7 +143,7 @@ class Entrance:
         """Install the filter of phase `number` on a process.  Raises ArmError, KernelError, OSError or GoneError."""
         if process.is_behind:
             raise ArmError(_SHARED)
-        self._require_no_filter(process, surgery.pid)
+        self._require_no_change(process, surgery.pid)
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
         surgery.is_confined = False  # by this filter: those of phases that were passed over need no listener
@@ -193,14 +202,18 @@ class Entrance:
                 os.close(pidfd)
         return ""
 
-    def _require_no_filter(self, process: Process, but: int) -> None:
-        """Wait until no thread of a process, except `but`, installs a filter: on all threads, it would be counted as ours.
-        Raises ArmError if one does not end."""
-        end = time.monotonic() + _SETTLES
-        for task in process.threads - {but}:
-            while self._processes.inside.get(task) in _SECCOMP and state(f"{proc()}/{task}") not in _STOPPED:
-                if time.monotonic() >= end:
-                    raise ArmError("another of its threads installs a filter, and does not end")
+    def _require_no_change(self, process: Process, but: int) -> None:
+        """Wait until no task with the memory of a process, except `but`, installs a filter, which would be counted as ours
+        if it is installed on all threads, or changes what is mapped.  Raises ArmError if one does not end."""
+        start = time.monotonic()
+        for task in [task for task, other in self._processes.tasks.items() if other.memory is process.memory and task != but]:
+            while (call := self._processes.inside.get(task)) in _SECCOMP or call in _MAPPING:
+                now, waited = state(f"{proc()}/{task}"), time.monotonic() - start
+                if now in _STOPPED or (call in _MAPPING and now not in _RUNS):
+                    break
+                if waited >= (_MAPS if call in _MAPPING else _SETTLES):
+                    does = "changes what is mapped" if call in _MAPPING else "installs a filter"
+                    raise ArmError(f"another of its threads {does}, and does not end")
                 time.sleep(_DELAY)
 
     def _say_unreported(self, process: Process, stage: Stage, why: str) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.duty import Duty
 
 _CLONE = MACHINE.numbers_by_arch("clone")
+_VFORK = MACHINE.calls("vfork")
 _CLONE3 = MACHINE.calls("clone3")
 """On both."""
 _RESTARTS = (RESTART, RESTART_ALWAYS)
@@ -147,8 +148,7 @@ class Follower:
 
     def _go_on_without_creator(self, pid: int, stop: Stop) -> None:
         if stop.kind != ENDED:
-            process = self._processes.adopt(pid)
-            process.shares = process.shares or process.pid == pid
+            self._entrance.fail_behind(self._processes.started_by_nobody(pid))
             self._happened(pid, stop)
 
     def _at_call(self, pid: int, process: Process) -> None:
@@ -173,9 +173,7 @@ class Follower:
                     self._answer(pid, call, -errno.ENOSYS)
                     return
                 if call in _STARTING:
-                    self._processes.starts(pid, call)
-                if stop.number in _CLONE.get(stop.arch, ()):
-                    self._show_child(pid, call)
+                    self._starts(pid, call)
                 if self._key.is_in(call, stop.arguments):
                     process.kill()
                     return
@@ -183,9 +181,11 @@ class Follower:
                     return
         inject.resume(linux.PTRACE_SYSCALL, pid)
 
-    def _show_child(self, pid: int, call: Call) -> None:
-        """Make the kernel trace what a task clones, by removing CLONE_UNTRACED from its flags."""
-        flags = self._processes.flags[pid] = self._stop.arguments[0]
+    def _starts(self, pid: int, call: Call) -> None:
+        """Note that a task starts another, and have the kernel trace that one: remove CLONE_UNTRACED from clone's flags."""
+        is_clone = call[1] in _CLONE.get(call[0], ())
+        flags = self._stop.arguments[0] if is_clone else linux.CLONE_VM if call in _VFORK else 0
+        self._processes.starts(pid, call, flags)
         if flags & linux.CLONE_UNTRACED:
             MACHINE.set_register(pid, MACHINE.of(call[0]).arguments[0], flags & ~linux.CLONE_UNTRACED)
 

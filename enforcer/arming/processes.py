@@ -92,6 +92,9 @@ class Processes:
         """The calls that are made for stopped tasks and answered later, by the task's id."""
         self._starting: dict[int, Call] = {}
         """The call by which each task starts another, until its ptrace event comes; the same object as in `inside`."""
+        self._lost: Memory | None = None
+        """The memory of all tasks that ended as they started another one with the same memory (CLONE_VM, vfork).  It is not
+        known which that is, so from then on each process without a known creator counts as one that has this memory."""
         self._early: dict[int, tuple[Stop, list[tuple[int, Call]]]] = {}
         """The tasks that stopped or ended before the event of their creator came: the stop, and the possible creators."""
 
@@ -130,7 +133,7 @@ class Processes:
         if child is parent:
             return
         flags = self.flags.get(pid, 0)
-        if event == linux.PTRACE_EVENT_VFORK or (flags & linux.CLONE_VM and not flags & linux.CLONE_THREAD):
+        if event == linux.PTRACE_EVENT_VFORK or _gives_memory(flags):
             child.memory = parent.memory
             child.memory.reached = max(child.memory.reached, parent.reached, child.reached)
         shares = kernel.shares_files(new, pid)
@@ -141,9 +144,19 @@ class Processes:
         """Return the processes with this memory that are in an earlier phase than another one with it."""
         return [each for each in self._processes.values() if each.memory is memory and each.is_behind]
 
-    def starts(self, pid: int, call: Call) -> None:
-        """Note that a task is in a call that starts another task."""
-        self._starting[pid] = call
+    def started_by_nobody(self, pid: int) -> Process:
+        """Add a task whose creator has ended; return its process, which may share what that one had."""
+        process = self.adopt(pid)
+        if process.pid == pid:
+            process.shares = True
+            if self._lost:
+                process.memory = self._lost
+                self._lost.reached = max(self._lost.reached, process.reached)
+        return process
+
+    def starts(self, pid: int, call: Call, flags: int = 0) -> None:
+        """Note that a task is in a call that starts another task, with the `flags` of clone(2)."""
+        self._starting[pid], self.flags[pid] = call, flags
 
     def store_early(self, pid: int, stop: Stop) -> None:
         """Store the first stop, or the end, of a new task until its creator's event (PTRACE_EVENT_CLONE or the like) tells what
@@ -172,10 +185,12 @@ class Processes:
 
     def executed(self, pid: int) -> None:
         """Note that a process has executed another program: only one thread is left, whose id is the process's."""
-        self.inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
         process.is_starting = process.is_reported = process.is_stuck = False
         process.shares = False  # its table of descriptors is its own now
+        for task in process.threads:
+            self._lose(task)
+        self.inside[pid] = (0, 0)  # the exit of its execve comes
         process.memory = Memory()
         for task in process.threads:
             self._drop_made(task)
@@ -187,6 +202,7 @@ class Processes:
 
     def forget(self, pid: int) -> None:
         """Remove a task that has ended or is detached."""
+        self._lose(pid)
         process = self.tasks.pop(pid, None)
         self._drop_made(pid)
         for table in (self.inside, self._starting, self.flags):
@@ -195,6 +211,18 @@ class Processes:
             process.threads.discard(pid)
             if not process.threads:
                 self._processes.pop(process.pid, None)
+
+    def _lose(self, pid: int) -> None:
+        """Note that a task is not there any more, which may have started another one that nobody will tell of."""
+        call = self._starting.get(pid)
+        if call is None or not self._is_starting(pid, call) or not _gives_memory(self.flags[pid]):
+            return
+        memory = self.tasks[pid].memory
+        self._lost = self._lost or Memory()
+        self._lost.reached = max(self._lost.reached, memory.reached)
+        for process in self._processes.values():
+            if process.memory is memory:
+                process.memory = self._lost
 
     def _drop_made(self, pid: int) -> None:
         if request := self.made.pop(pid, None):
@@ -205,3 +233,8 @@ class Processes:
         for process in [process for process in self._processes.values() if process.is_left]:
             for task in [task for task in process.threads if fields_of(task).get("TracerPid") in (None, "0")]:
                 self.forget(task)
+
+
+def _gives_memory(flags: int) -> bool:
+    """Return whether a clone(2) with these flags starts another process with the same memory."""
+    return bool(flags & linux.CLONE_VM and not flags & linux.CLONE_THREAD)

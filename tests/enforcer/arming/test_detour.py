@@ -171,3 +171,18 @@ def test_without_memory_that_is_safe_there_is_no_call(
     with pytest.raises((OSError, ArmError)) as raised:
         surgery.call_with("seccomp", data=lambda address: b"x")
     assert (f"{type(raised.value).__name__}: {raised.value}", [call[0] for call in calls.made]) == (error, made)
+
+
+def test_a_filter_that_was_exchanged_while_the_kernel_read_it_confines_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    surgery = Patient(monkeypatch).begin()
+    calls = Calls(monkeypatch, surgery)
+
+    def call(name: str, *arguments: int) -> int:
+        if name == "seccomp":
+            calls.content = b"y"
+        return calls.call(name, *arguments)
+
+    monkeypatch.setattr(surgery, "call", call)
+    with pytest.raises(ArmError, match="changed while the kernel read it"):
+        surgery.call_with("seccomp", data=lambda address: b"x")
+    assert surgery.is_confined, "by another filter, so the process cannot go on as before"

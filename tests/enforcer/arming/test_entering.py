@@ -131,3 +131,42 @@ def test_one_that_enters_makes_its_call_once_in_the_phase(
     again: Callable[[], bool | str] = case.enter
     assert (case.enter(call), case.done, case.process.reached) == (True, [answer], 1)
     assert (again(), case.done, case.said()) == (False, [answer], "")
+
+
+@pytest.mark.parametrize(
+    ("call", "states", "end"),
+    [
+        ("mmap", "RDRt", ""),
+        ("mprotect", "S", ""),  # it has done its work, or waits for a person
+        ("madvise", "R", "another of its threads changes what is mapped, and does not end"),
+        ("shmat", "D", "another of its threads changes what is mapped, and does not end"),
+        ("seccomp", "RSt", ""),
+        ("seccomp", "S", "another of its threads installs a filter, and does not end"),
+        ("poll", "R", ""),
+    ],
+)
+def test_nobody_changes_what_is_mapped_while_the_filter_is_installed(
+    monkeypatch: pytest.MonkeyPatch, call: str, states: str, end: str
+) -> None:
+    process, sharing, apart = (Process(pid, 0, 1, shares=False) for pid in (7, 8, 9))
+    sharing.memory = process.memory
+    inside = dict.fromkeys((7, 8, 9), (MACHINE.native.audit, MACHINE.native.number_of(call)))
+    processes: Any = SimpleNamespace(tasks={7: process, 8: sharing, 9: apart}, inside=inside)
+    plan: Any = SimpleNamespace(stages=[], key=None)
+    entrance, seen = Entrance(plan, processes, None, None, -1), []  # type: ignore[arg-type]
+
+    def state(name: str) -> str:
+        assert name.endswith("/8"), "another task has other memory, or is the one that makes our calls"
+        seen.append(states[min(len(seen), len(states) - 1)])
+        return seen[-1]
+
+    monkeypatch.setattr(entering, "state", state)
+    monkeypatch.setattr(entering, "_MAPS", 0.05)
+    monkeypatch.setattr(entering, "_SETTLES", 0.05)
+    monkeypatch.setattr(entering.time, "sleep", lambda _seconds: None)
+    if end:
+        with pytest.raises(ArmError, match=end):
+            entrance._require_no_change(process, 7)
+    else:
+        entrance._require_no_change(process, 7)
+        assert seen == ([] if call == "poll" else [*states])

@@ -143,6 +143,40 @@ def test_a_task_that_comes_before_its_creators_event_waits_for_it(monkeypatch: p
     assert (world.all.take_orphan(), world.all.take_orphan()) == ((21, stops[1]), None)
 
 
+@pytest.mark.parametrize("ends", ["forget", "executed"])
+@pytest.mark.parametrize(
+    ("flags", "shares"),
+    [(0, False), (linux.CLONE_VM, True), (linux.CLONE_VM | linux.CLONE_THREAD, False)],
+)
+def test_a_process_without_a_creator_has_the_memory_that_the_lost_one_gave(
+    monkeypatch: pytest.MonkeyPatch, ends: str, flags: int, shares: bool
+) -> None:
+    world = World(monkeypatch)
+    for task in (10, 20, 30, 31):
+        world.has(task, task, 1, 1)
+    first, creator = world.all.adopt(10), world.all.adopt(20)
+    creator.memory = first.memory
+    world.all.inside[20] = CALL
+    world.all.starts(20, world.all.inside[20], flags)
+    getattr(world.all, ends)(20)
+    orphan, other = world.all.started_by_nobody(30), world.all.started_by_nobody(31)
+    assert (orphan.memory is first.memory, other.memory is orphan.memory) == (shares, shares)
+    first.reached = first.memory.reached = 1
+    assert (orphan.is_behind, orphan.shares) == (shares, True)
+    assert not creator.is_behind or ends == "forget", "what it executes has memory of its own"
+
+
+def test_a_fork_after_a_clone_gives_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    for task in (10, 20, 30):
+        world.has(task, task, 1, 1)
+    process = world.all.adopt(10)
+    for new, flags in ((20, linux.CLONE_VM), (30, 0)):
+        world.all.starts(10, CALL, flags)
+        world.all.started(new, process, 10, FORK)
+    assert [world.all.tasks[new].memory is process.memory for new in (20, 30)] == [True, False]
+
+
 def test_tasks_that_vanished_are_forgotten_once_their_process_is_in_its_last_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
     for task in (10, 11, 12):

@@ -32,6 +32,7 @@ SHARES = "it shares its memory with a process that is in a later phase"
         ("memory", "errno EACCES", "", 5, (-9,), "", f"{KILLED}{SHARES}"),
         ("behind", "errno EACCES", "", 1, (0,), "late: denied\n", f"{KILLED}{SHARES}"),
         ("behind", "errno EACCES", LATER, 1, (0,), "late: denied\n", f"{KILLED}{SHARES}"),
+        ("orphaned", "errno EACCES", "wait4: allow\n", 1, (0,), "late: denied\n", f"{KILLED}{SHARES}"),
         ("leader", "errno EACCES", "", 1, (0,), "late: denied\n", ""),
         ("replaced", "errno EACCES", "execve: allow\n", 1, (1,), "late: denied\n", ""),
         ("untraced", "errno EACCES", "clone3: allow\n", 1, (0,), "", ""),

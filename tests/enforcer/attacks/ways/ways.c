@@ -213,7 +213,7 @@ static int behind(void)
 
 // Threads
 
-static char stacks[8][1 << 14];
+static char stacks[8][1 << 14], orphans[50][1 << 14];
 
 static int stays_asleep(void *unused)
 {
@@ -239,6 +239,46 @@ static int born(void)  // the helper hears of some of these processes after this
     usleep(20000);
     shared[0] = 1;
     while (waitpid(-1, 0, __WALL) > 0);
+    late();
+    return 0;
+}
+
+static int ends_all(void *unused)
+{
+    while (!shared[1]);
+    spin(shared[2]);
+    syscall(SYS_exit_group, 0);
+    return 0;
+}
+
+static int waits_alone(void *unused)
+{
+    for (int i = 0; !shared[0] && i < 4000; i++) usleep(1000);
+    late();
+    _exit(0);
+}
+
+static int bears_as_it_ends(void *unused)
+{
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    clone(ends_all, stack2 + sizeof stack2, flags, 0);
+    shared[1] = 1;
+    clone(waits_alone, orphans[shared[3]] + sizeof orphans[0], CLONE_VM | SIGCHLD, 0);
+    syscall(SYS_exit_group, 0);
+    return 0;
+}
+
+static int orphaned(void)  // nobody tells the helper who started some of these processes, with the memory of this one
+{
+    for (; shared[3] < 50; shared[3]++) {
+        shared[1] = 0, shared[2] = shared[3] * 400;
+        waitpid(clone(bears_as_it_ends, stack + sizeof stack, CLONE_VM | SIGCHLD, 0), 0, 0);
+        usleep(300);
+    }
+    serve();
+    usleep(20000);
+    shared[0] = 1;
+    usleep(100000);
     late();
     return 0;
 }
@@ -450,7 +490,7 @@ static int plain(void)
 
 static const struct { const char *name; int (*run)(void); } WAYS[] = {
     {"plain", plain}, {"late", late}, {"never", never}, {"handlers", handlers}, {"overwrite", overwrite}, {"memory", memory}, {"behind", behind}, {"leader", leader},
-    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"born", born}, {"key", key}, {"faking", faking}, {"counted", counted},
+    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"born", born}, {"orphaned", orphaned}, {"key", key}, {"faking", faking}, {"counted", counted},
 };
 
 int main(int count, char **words)
