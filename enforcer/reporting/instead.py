@@ -186,7 +186,7 @@ class Instead:
         return is_in_cache(named) and self._request.is_waiting()
 
     def _removes_output(self, arch: Arch, syscall: Syscall) -> bool:
-        """Return whether a call removes a file of the caller's user that was written after the caller's process had started, as
+        """Return whether a call removes a file of the caller's user that was changed after the caller's process had started, as
         programs do with an output that they have not finished when the disk is full or a signal ends them.
 
         The call fails whatever its path means, so it makes no difference if the task changes that meanwhile."""
@@ -199,7 +199,7 @@ class Instead:
             return False
         caller = fields_of(self._event.task)
         is_own = stat.S_ISREG(status.st_mode) and status.st_uid == int(caller["Uid"].split()[3])
-        return is_own and status.st_mtime >= begin_of(int(caller["Tgid"])) and self._request.is_waiting()
+        return is_own and status.st_ctime >= begin_of(int(caller["Tgid"])) and self._request.is_waiting()
 
     def _may_ask_status(self, arch: Arch) -> bool:
         """Return whether the caller may ask for the status of files, and the helper sees them as the caller does."""

@@ -34,7 +34,7 @@ from callfence.enforcer.hosts.names.dns import (
     truncated,
 )
 from callfence.enforcer.hosts.names.known import Names
-from callfence.enforcer.hosts.names.resolver import _MOST_OPEN, Judge, Resolver, _Conversation
+from callfence.enforcer.hosts.names.resolver import _MAX_OPEN, Judge, Resolver, _Conversation
 from callfence.enforcer.hosts.rules import Rules
 from callfence.enforcer.hub import Hub
 
@@ -308,7 +308,7 @@ def test_connections_are_counted_and_keep_nothing():
             client.sendall(b"\xff\xff" + bytes(60_000))
             run(hub)
         assert resolver._open == 16
-        resolver._open = _MOST_OPEN
+        resolver._open = _MAX_OPEN
         further = kept.enter_context(connected(resolver))
         run(hub)
         assert further.recv(1) == b""

@@ -134,7 +134,7 @@ def test_a_file_that_is_read_again_and_again_takes_no_descriptors(monkeypatch: p
 def test_names_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers for a name below a wildcard could otherwise give ever new names ever the same addresses."""
     monkeypatch.setattr(known, "_MAX_NAMES", 100 * MAX_RECORDS)
-    monkeypatch.setattr(known, "_MOST_NAMES", 90)
+    monkeypatch.setattr(known, "_MAX_NAMES_OF_ONE", 90)
     names, addresses = known.Names(()), tuple(number.to_bytes(4, "big") for number in range(1 << 30, (1 << 30) + MAX_RECORDS))
     for number in range(150):
         names.learn(f"x{number}.example", Answer(0, False, (), addresses, 60))

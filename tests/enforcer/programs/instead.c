@@ -264,10 +264,6 @@ static long made(const char *what)
             return unlink("link");
         if (!strcmp(what, "output-owner"))
             return fchown(output, 4321, -1) ? -2 : unlink("output");
-        if (!strcmp(what, "output-old")) {
-            struct timespec times[2] = {{0, 0}, {0, 0}};
-            return futimens(output, times) ? -2 : unlink("output");
-        }
         return unlink("output") + unlinkat(folder, "output", 0) + 1;
     }
     if (!strcmp(what, "input"))
