@@ -133,6 +133,7 @@ class Answers:
 
     def finish(self) -> None:
         """Report everything that has not been reported, after the last process has ended."""
+        self._begin_log()  # its listeners are told of the end of a process before its pidfd
         if self._source:
             self.program_ended()  # no reader of its standard error, nor its parent, waits for the last records
             self._report_records(self._source.rest())

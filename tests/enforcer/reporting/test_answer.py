@@ -215,3 +215,14 @@ def test_the_log_of_a_program_that_never_ran(
     written = parsed((tmp_path / "log").read_text())
     assert [(record["event"], record.get("status")) for record in written] == records
     assert [record["signal"] for record in written[1:]] == ["SIGKILL"] * (len(records) - 1 if records else 0)
+
+
+def test_a_lost_start_is_told_though_the_end_comes_without_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Reporting, "complain", lambda _self, text: said.append(text))
+    log = Log(opened("/dev/full"), [])
+    log.start = {"command": ["app"]}
+    answers = Answers(Notification(), SimpleNamespace(), Reporting(log.destination, list, audit=False, log=log), 7, -1, (-1, -1))
+    answers.finish()
+    alarms.limit_calls(0)
+    assert said == ["1 record of the log could not be written"]
