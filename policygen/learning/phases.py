@@ -180,8 +180,10 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
 
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     """Return the phase with the lowest remaining danger, among those whose triggers are waits that every run reached, and one
-    of them each process that serves (`_serving`)."""
-    runs = [run for run in recording.runs if run.waits and not run.rehearsed]
+    of them each process that serves (`_serving`).  A run that waited for nothing, since it was interrupted for instance, has
+    only begun to start: it stays in the start phase, whatever the triggers are."""
+    followed = [run for run in recording.runs if run.waits and not run.rehearsed]
+    runs = [run for run in followed if any(wait % FORK for wait in run.waits)] or followed
     observations = by_role(recording.observations, recording)
     if not runs:
         return Choice((), "no phase: no run was followed to its waits")

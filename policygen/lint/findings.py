@@ -87,8 +87,9 @@ def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...
     return tuple(sorted(findings, key=lambda finding: finding.order))
 
 
-_LASTING = ("io-uring",)
-"""The rules about calls whose results no phase ends: the kernel itself takes requests from a ring (IORING_SETUP_SQPOLL)."""
+_LASTING = ("fanotify", "io-uring")
+"""The rules about calls whose results no phase ends: read(2) opens the files that others open, also for writing, and the kernel
+itself takes requests from a ring (IORING_SETUP_SQPOLL)."""
 
 
 def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:

@@ -258,9 +258,19 @@ def test_a_danger_that_is_gone_ranks_lower() -> None:
     assert found["bpf"][0] == "danger" and found["bpf"][1].endswith(", in serving too")
 
 
+@pytest.mark.parametrize(
+    ("rule", "call", "level", "grants"),
+    [
+        ("io-uring", "io_uring_setup", "danger", "makes requests through a ring"),
+        ("fanotify", "fanotify_init", "warning", "watches accesses to files of a whole mount"),
+    ],
+)
+def test_what_a_descriptor_goes_on_doing_ranks_no_lower(rule: str, call: str, level: str, grants: str) -> None:
+    found = {one.rule: (one.level.value, one.grants) for one in lint(parse(f"{HEAD}{call}: allow until serving"))}
+    assert found[rule] == (level, f"{grants}; one made before serving works in serving too")
+
+
 def test_a_trigger_that_does_not_wait_is_told() -> None:
-    found = {one.rule: (one.level.value, one.grants) for one in lint(parse(HEAD + "io_uring_setup: allow until serving"))}
-    assert found["io-uring"] == ("danger", "makes requests through a ring; one made before serving works in serving too")
     found = lint(parse("phase serving after read\nread: allow\nbind: allow until serving"))
     assert [one.name for one in found if one.rule == "phase-trigger"] == ["phase serving"]
 

@@ -193,7 +193,7 @@ def test_a_policy_with_a_phase_keeps_it_without_its_recording(app: Path) -> None
 
 
 def test_no_phase_where_runs_disagree(app: Path) -> None:
-    callfence(app.parent, "learn", "-q", "--phases", "./app", "socket")
+    callfence(app.parent, "learn", "-q", "--phases", "./app", "socket", "sigsuspend")
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
     assert "  phases       no phase: there is no call in which each run waits for work\n" in done.stderr
     assert "phase" not in (app.parent / "app.policy").read_text()

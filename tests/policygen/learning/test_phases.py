@@ -88,6 +88,18 @@ def test_what_the_first_workers_did_is_not_denied_to_those_that_replace_them() -
     assert left == ["chroot: allow until serving", "connect: allow", "listen: allow until serving"]
 
 
+@pytest.mark.parametrize("life", [{0}, {0, waits(forks=1)}], ids=["", "forked"])
+def test_a_run_that_was_interrupted_before_it_waited_takes_no_phase_away(life: set[int]) -> None:
+    def whole(*lives: set[int]) -> Recording:
+        made = [*master(len(lives)), observed("connect", 7, after=[WORKER], runs=len(lives))]
+        return recording(lives, made)
+
+    found = learned(whole({MASTER, WORKER}, life))
+    assert found == learned(whole({MASTER, WORKER}))
+    assert found[0].startswith("serving after epoll_wait: ")
+    assert learned(whole(life))[0] == "no phase: there is no call in which each run waits for work"
+
+
 def test_no_phase_that_those_never_enter_who_accept_connections() -> None:
     """In the second run nobody has made a request, nor waited for one."""
     why, left = learned(recording([{MASTER, WORKER}, {MASTER}], master(2)))
