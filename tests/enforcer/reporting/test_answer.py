@@ -222,7 +222,7 @@ def test_a_lost_start_is_told_though_the_end_comes_without_that_of_the_process(m
     monkeypatch.setattr(Reporting, "complain", lambda _self, text: said.append(text))
     log = Log(opened("/dev/full"), [])
     log.start = {"command": ["app"]}
-    answers = Answers(Notification(), SimpleNamespace(), Reporting(log.destination, list, audit=False, log=log), 7, -1, (-1, -1))
-    answers.finish()
+    reporting = Reporting(log.destination, list, audit=False, log=log)
+    Answers(Notification(), SimpleNamespace(), reporting, 7, -1, (-1, -1)).finish()
     alarms.limit_calls(0)
     assert said == ["1 record of the log could not be written"]
