@@ -256,13 +256,14 @@ def default_policy(name: str) -> str:
 
 def trusting(strangers: dict[str, int]) -> Check:
     """Return a check for policy files.  It raises EnforceError for a file that every user can write, and adds each file of
-    another user, except root, to `strangers`, with its owner."""
+    another user, except root, to `strangers`, with its owner; and each that is named by another user's symbolic link."""
 
     def check(name: str, status: os.stat_result) -> None:
         if status.st_mode & stat.S_IWOTH:
             raise EnforceError(f"every user can write {name}, so it is not used as a policy: run chmod o-w {name}")
-        if status.st_uid not in (0, os.geteuid()):
-            strangers[name] = status.st_uid
+        for owner in (os.lstat(name).st_uid, status.st_uid):
+            if owner not in (0, os.geteuid()):
+                strangers[name] = owner
 
     return check
 

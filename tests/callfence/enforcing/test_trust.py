@@ -62,6 +62,19 @@ def test_a_policy_of_a_third_user_is_used_with_a_warning(work: Path) -> None:
 
 
 @as_root
+def test_so_is_one_that_a_third_user_chooses(work: Path) -> None:
+    (work / "true.policy").rename(work / "other.policy")
+    (work / "true.policy").symlink_to("other.policy")
+    assert enforce(work, "true").stderr == ""
+    os.lchown(work / "true.policy", OTHER, OTHER)
+    for _ in range(2):
+        done = enforce(work, "true")
+        assert (done.returncode, done.stderr) == (
+            0, f"enforce: true.policy belongs to user {OTHER}, who can change what it allows\n",
+        )  # fmt: skip
+
+
+@as_root
 def test_an_owner_whom_the_user_namespace_lacks_gets_no_number(work: Path) -> None:
     """unshare(1) maps the caller alone to root of the namespace: the overflow id is nobody's that could change the file."""
     os.chown(work / "true.policy", OTHER, OTHER)
