@@ -30,7 +30,7 @@ _OURS = f"{_ROOTS[0]}callfence/"
 _DESCRIBING = (
     "callfence.enforcer.duty", "callfence.enforcer.files.granted", "callfence.enforcer.files.listening",
     "callfence.enforcer.files.ungranted", "callfence.enforcer.guard", "callfence.enforcer.hosts.mediator",
-    "callfence.enforcer.reporting.asker", "callfence.enforcer.reporting.instead", "callfence.enforcer.reporting.output",
+    "callfence.enforcer.reporting.asker", "callfence.enforcer.reporting.instead.call", "callfence.enforcer.reporting.output",
     "callfence.enforcer.reporting.peers", "callfence.enforcer.reporting.report", "callfence.enforcer.reporting.verdict",
     "callfence.enforcing.filters", "callfence.policygen.files.records", "callfence.policygen.files.ruleset",
     "callfence.policygen.implied.tables", "callfence.policygen.language.parser", "callfence.policygen.lint.findings",

@@ -7,11 +7,13 @@ import os
 import time
 
 from callfence.enforcer import kernel
+from callfence.tracer.linux import int_in
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import proc
 from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
 
+AT_FDCWD = -100  # linux/fcntl.h
 _PAGE = 4096
 _MAX_PATH = 4096
 """Bytes of a path with its NUL: PATH_MAX, linux/limits.h."""
@@ -56,6 +58,20 @@ class WaitingTask:
             content = self.read_on(address, _MAX_PATH)
         path, end, _ = content.partition(b"\0")
         return path if end else b""
+
+    def status(self, address: int, folder: int | None = None, *, may_be_empty: bool = False) -> os.stat_result:
+        """Return the status of the file whose path is at an address; of a link, its own.  Raises OSError, ValueError.
+
+        `folder`: the register that has the descriptor of the folder in which a relative path starts, None for the working
+        folder.  `may_be_empty`: without a path, that descriptor is the file."""
+        own, number = f"{proc()}/{self.ids[0]}", AT_FDCWD if folder is None else int_in(folder)
+        start = f"{own}/cwd" if number == AT_FDCWD else f"{own}/fd/{number}"
+        path = self.path(address) if address else b""
+        if not path and not may_be_empty:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not path:
+            return os.stat(start)
+        return os.lstat(os.fsencode(f"{own}/root" if path.startswith(b"/") else f"{start}/") + path)
 
     def read_on(self, address: int, length: int) -> bytes:
         """Return up to `length` bytes of its memory, on any number of pages, as many as can be read."""

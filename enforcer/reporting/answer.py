@@ -253,7 +253,7 @@ class Answers:
             return None
         try:
             if self._may_be_answered(verdict):
-                from callfence.enforcer.reporting.instead import Instead
+                from callfence.enforcer.reporting.instead.call import Instead
 
                 instead = Instead(request, verdict, (-1, -1), keeps_signals=False)
                 if instead.answer() and request.result is not None:  # the filters let no denied call run
@@ -381,7 +381,7 @@ class Answers:
         """Answer the call without denying it, if that grants nothing beyond the policies; return whether it was answered."""
         if not self._may_be_answered(verdict):
             return False
-        from callfence.enforcer.reporting.instead import Instead
+        from callfence.enforcer.reporting.instead.call import Instead
 
         instead = Instead(request, verdict, self._devices, keeps_signals=self._reporting.keeps_signals)
         is_answered = instead.answer()
