@@ -59,13 +59,16 @@ class WaitingTask:
         path, end, _ = content.partition(b"\0")
         return path if end else b""
 
-    def status(self, path: bytes, folder: int | None = None) -> os.stat_result:
-        """Return the status of the file that a path of the task names; of a link, its own.  Raises OSError, ValueError.
+    def status(self, address: int, folder: int | None = None, *, may_be_empty: bool = False) -> os.stat_result:
+        """Return the status of the file whose path is at an address; of a link, its own.  Raises OSError, ValueError.
 
         `folder`: the register that has the descriptor of the folder in which a relative path starts, None for the working
-        folder; without a path, that is the file."""
+        folder.  `may_be_empty`: without a path, that descriptor is the file."""
         own, number = f"{proc()}/{self.ids[0]}", AT_FDCWD if folder is None else int_in(folder)
         start = f"{own}/cwd" if number == AT_FDCWD else f"{own}/fd/{number}"
+        path = self.path(address) if address else b""
+        if not path and not may_be_empty:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         if not path:
             return os.stat(start)
         return os.lstat(os.fsencode(f"{own}/root" if path.startswith(b"/") else f"{start}/") + path)

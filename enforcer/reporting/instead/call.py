@@ -177,11 +177,12 @@ class Instead:
         flags = arguments[4] if name == "fchownat" else _AT_SYMLINK_NOFOLLOW if name == "lchown" else 0
         user, group = (value & unchanged for value in arguments[index + 1 : index + 3])
         caller = WaitingTask(self._event.task, self._event.task)
-        path = b"" if name == "fchown" else caller.path(arguments[index])
-        if not path and name != "fchown" and not flags & _AT_EMPTY_PATH:
-            return False
         try:
-            status = caller.status(path, arguments[0] if name in ("fchown", "fchownat") else None)
+            if name == "fchown":
+                status = caller.status(0, arguments[0], may_be_empty=True)
+            else:
+                folder, may_be_empty = arguments[0] if index else None, bool(flags & _AT_EMPTY_PATH)
+                status = caller.status(arguments[index], folder, may_be_empty=may_be_empty)
         except (OSError, ValueError):
             return False
         fields = fields_of(self._event.task)

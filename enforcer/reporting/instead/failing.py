@@ -29,12 +29,8 @@ _ASKS = {"newfstatat": 1, "fstatat64": 1, "statx": 1, "stat": 0, "stat64": 0, "l
 """The same of calls that ask about a file."""
 _MAKES_FOLDER = {"mkdirat": 1, "mkdir": 0}
 """The same of calls that make a folder."""
-_NAMES = {
-    **_MAKES_FOLDER, "unlink": 0, "unlinkat": 1, "rmdir": 0, "rename": 0, "renameat": 1, "renameat2": 1, "chmod": 0,
-    "fchmodat": 1, "truncate": 0, "truncate64": 0,
-}  # fmt: skip
-"""The same of calls that need the file, or the folder in which they make a new one; those with 1 take that path's folder before
-it."""
+_REMOVES = {"unlink": 0, "unlinkat": 1}
+"""The same of calls that remove a file; the second takes flags as well."""
 _WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
 """The flags of which a call has none that opens a file only for reading."""
 _NEEDS_PATHS = frozenset(
@@ -63,9 +59,9 @@ def error_of(arch: Arch, syscall: Syscall, verdict: Verdict) -> int:
         return errno.EMFILE
     if _updates_cache(syscall, event, caller) or _reads_source(syscall, event, caller):
         return errno.EACCES
-    if syscall.name == "connect":
-        return errno.ENOENT if _asks_daemon(event, caller) else 0
-    return _of_file(syscall, event, caller) if syscall.name in _NAMES and may_ask_status(arch, verdict) else 0
+    if _removes_output(arch, syscall, verdict):
+        return errno.EACCES
+    return errno.ENOENT if syscall.name == "connect" and _asks_daemon(event, caller) else 0
 
 
 def may_ask_status(arch: Arch, verdict: Verdict) -> bool:
@@ -122,25 +118,18 @@ def _only_reads(syscall: Syscall, event: Event) -> bool:
     return syscall.name in OPENS and not event.arguments[OPENS[syscall.name] + 1] & _WRITES
 
 
-def _of_file(syscall: Syscall, event: Event, caller: WaitingTask) -> int:
-    """Return the errno of a call of _NAMES: that of a file, or of the folder for a new one, that is not there; EACCES where it
-    removes an output that is not finished; 0 of any other."""
-    index = _NAMES[syscall.name]
-    path = caller.path(event.arguments[index])
-    if syscall.name in _MAKES_FOLDER and path:
-        path = os.path.dirname(path.rstrip(b"/")) or b"."
+def _removes_output(arch: Arch, syscall: Syscall, verdict: Verdict) -> bool:
+    """Return whether a call removes a file of the caller's user that was changed after the caller's process had started, as
+    programs do with an output that they have not finished when the disk is full or a signal ends them."""
+    index, event = _REMOVES.get(syscall.name, -1), verdict.event
+    if index < 0 or (index and int_in(event.arguments[2])) or not may_ask_status(arch, verdict):
+        return False
+    caller = WaitingTask(event.task, event.task)
     try:
-        status = caller.status(path, event.arguments[0] if index else None)
-    except (OSError, ValueError) as error:
-        return next((number for number in (errno.ENOENT, errno.ENOTDIR) if path and error.args[0] == number), 0)
-    is_file = syscall.name == "unlink" or (syscall.name == "unlinkat" and not int_in(event.arguments[2]))
-    return errno.EACCES if path and is_file and _is_output(status, event.task) else 0
-
-
-def _is_output(status: os.stat_result, task: int) -> bool:
-    """Return whether a file is of the caller's user, and was changed after the caller's process had started: programs remove an
-    output that they have not finished when the disk is full or a signal ends them."""
-    fields = fields_of(task)
+        status = caller.status(event.arguments[index], event.arguments[0] if index else None)
+    except (OSError, ValueError):
+        return False
+    fields = fields_of(event.task)
     is_own = stat.S_ISREG(status.st_mode) and status.st_uid == int(fields["Uid"].split()[3])
     return is_own and status.st_ctime >= begin_of(int(fields["Tgid"]))
 

@@ -266,11 +266,6 @@ static long made(const char *what)
             return fchown(output, 4321, -1) ? -2 : unlink("output");
         return unlink("output") + unlinkat(folder, "output", 0) + 1;
     }
-    if (!strcmp(what, "missing")) /* what a program removes, or moves, if it is there */
-        return unlink("no/such") + rmdir("no") + rename("no", "such") + unlinkat(open(".", O_RDONLY), "no", 0)
-               + unlink("instead/no") + 4;
-    if (!strcmp(what, "no-parent")) /* lynx, if $TMPDIR is missing */
-        return mkdir("/no/such/", 0700) + mkdirat(AT_FDCWD, "no/such", 0700) + 1;
     if (!strcmp(what, "input"))
         return unlink("instead");
     if (!strcmp(what, "read-cache"))

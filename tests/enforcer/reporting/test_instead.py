@@ -61,8 +61,6 @@ def made(place, build, shared_policy):
         ("tcp-info", "-1 ENOPROTOOPT"),
         ("no-path", "-1 EFAULT"),
         ("empty-path", "-1 ENOENT"),
-        ("missing", "-1 ENOTDIR"),
-        ("no-parent", "-1 ENOENT"),
         ("no-family", "-1 EAFNOSUPPORT"),
         ("cache", "-1 EACCES"),
         ("attributes", "-1 EOPNOTSUPP"),
