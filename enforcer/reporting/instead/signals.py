@@ -42,9 +42,10 @@ def by_number(name: str, event: Event, *, keeps_signals: bool) -> int:
         return RUNS
     if name != "kill" or target in (-1, 1):
         return DENIED
+    signum = int_in(event.arguments[1])
     if target > 0:
-        return _to_other(process, target, int_in(event.arguments[1]), keeps_signals=keeps_signals)
-    return RUNS if keeps_signals and _is_own_group(caller, -target) else DENIED
+        return _to_other(process, target, signum, keeps_signals=keeps_signals)
+    return RUNS if signum and keeps_signals and _is_own_group(caller, -target) else DENIED
 
 
 def by_descriptor(request: Request, event: Event, *, keeps_signals: bool) -> int:

@@ -428,6 +428,7 @@ def test_signals_to_groups(monkeypatch, answered, target, of, changed, result):
     """timeout(1) signals its own group, ninja and Python's os.killpg that of a process which they have started."""
     monkeypatch.setattr(signals, "kin_of", lambda pid: (0, of.get(pid, 1)))
     assert answered("kill", target & 0xFFFFFFFF, 15, **{"keeps_signals": True, **changed}) == result
+    assert answered("kill", target & 0xFFFFFFFF, 0, **{"keeps_signals": True, **changed}) is None, "it only asks"
 
 
 @pytest.mark.parametrize(
