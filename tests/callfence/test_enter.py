@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import socket, sys, threading
 import callfence
@@ -58,6 +60,7 @@ def test_under_enforce_all_threads_enter_it(tmp_path: Path) -> None:
     assert said.splitlines() == ["main has a socket", "entered True", f"main {DENIED}", f"thread {DENIED}"]
 
 
+@pytest.mark.long
 def test_alone_with_a_policy(tmp_path: Path) -> None:
     said = run(tmp_path, sys.executable, "script.py", policy(tmp_path))
     assert said.splitlines() == ["main has a socket", "entered True", f"main {DENIED}", f"thread {DENIED}"]

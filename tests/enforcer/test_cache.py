@@ -162,6 +162,7 @@ def wider_entry(cached):
     return file, content
 
 
+@pytest.mark.long
 def test_damage_is_noticed_and_repaired(cached):
     _, folder, compiles = cached
     compiles()

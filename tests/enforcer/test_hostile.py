@@ -99,6 +99,7 @@ def test_it_kills_under_any_limit(policy: str, limit: str, place: Workplace, bui
     assert output == "0 0 "
 
 
+@pytest.mark.long
 def test_a_limit_of_processor_time_replaces_it(place: Workplace, build: Callable[..., Path]) -> None:
     import resource
 

@@ -129,6 +129,7 @@ def test_systemd_accepts_the_drop_in(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.long
 @needs_root
 def test_from_an_audited_unit_to_an_enforced_one(tmp_path: Path) -> None:
     """A service that tells its manager when it is ready, in a `systemd --user` of its own: audit, allow, enforce."""

@@ -92,6 +92,7 @@ def recorded(folder):
     return {row["number"] for row in rows if "arch" in row}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_learn_detaches(running, attach, tmp_path, signum):
     for _ in range(2):
@@ -103,6 +104,7 @@ def test_a_signal_to_learn_detaches(running, attach, tmp_path, signum):
     ends_well(running)
 
 
+@pytest.mark.long
 def test_learn_follows_until_the_process_ends(running, attach, tmp_path):
     learner = attach(running)
     ends_well(running)
@@ -120,6 +122,7 @@ def test_the_recording_tells_what_the_process_executes(attach, tmp_path):
     assert run.executed == tuple(sorted([("", shell), (shell, env), (env, true)]))
 
 
+@pytest.mark.long
 def test_the_process_survives_a_killed_learn(running, attach, tmp_path):
     learner = attach(running)
     learner.kill()
@@ -130,6 +133,7 @@ def test_the_process_survives_a_killed_learn(running, attach, tmp_path):
     assert not (tmp_path / "a.policy").exists()
 
 
+@pytest.mark.long
 def test_a_stopped_process_stays_stopped(running, attach):
     running.send_signal(signal.SIGSTOP)
     until(lambda: status(running.pid)["State"][0] == "T")
@@ -141,6 +145,7 @@ def test_a_stopped_process_stays_stopped(running, attach):
     ends_well(running)
 
 
+@pytest.mark.long
 def test_the_process_can_be_stopped_and_continued_while_attached(running, attach):
     learner = attach(running)
     running.send_signal(signal.SIGSTOP)

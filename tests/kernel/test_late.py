@@ -127,6 +127,7 @@ LINKS = 16
 """Executables of a chain: their filters together would have twice as many instructions as ours may take."""
 
 
+@pytest.mark.long
 def test_a_chain_of_filters_leaves_room_for_the_programs_own(program, learn, tmp_path):
     built = program("late")
     for number in range(LINKS):

@@ -278,6 +278,7 @@ def test_what_is_left_behind_takes_no_memory(policy: Path) -> None:
         assert readers and all(len(reader.taken()) <= 1 << 16 for reader in readers)
 
 
+@pytest.mark.long
 def test_a_command_has_no_terminal_and_is_killed_with_what_it_started(policy: Path) -> None:
     policy.write_text(f"callfence 1\ndefault allow\narch {NATIVE}\nchroot: deny\n")
     code = "import os\npid = os.fork()\nopen('pid', 'a').write(f'{os.getpid()} ' * (not pid))\nimport time\ntime.sleep(60)"

@@ -141,6 +141,7 @@ def test_import_for_a_container_with_capabilities(tmp_path: Path) -> None:
     assert "ptrace" not in names, "it comes with Linux 4.8"
 
 
+@pytest.mark.long
 def test_a_profile_is_compared_with_a_policy_in_one_command(tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text("read: allow\nwrite: fd == 1\n")
     out, err = callfence("diff", DOCKER, tmp_path / "it.policy")

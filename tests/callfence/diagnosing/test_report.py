@@ -92,6 +92,7 @@ def test_hostile_names_and_an_environment_with_secrets(tmp_path: Path, name: str
     assert os.uname().nodename not in done.stdout.replace(os.uname().release, "")
 
 
+@pytest.mark.long
 def test_without_mask_secrets_alone_are_taken_out(tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text(POLICY.replace("# why", "# ```` why"))
     done = run(tmp_path, "--report", "--attach", "it.policy")
@@ -140,11 +141,13 @@ def test_version_has_those_of_the_language_and_the_tables() -> None:
     assert re.fullmatch(r"callfence [\d.]+ \(policy language 1, calls up to Linux \d\.\d+, implied set 1\)\n", done.stdout)
 
 
+@pytest.mark.long
 def test_a_file_that_is_not_there_is_named_once(tmp_path: Path) -> None:
     done = run(tmp_path, "--report", "--attach", "missing.policy")
     assert (done.returncode, done.stderr) == (2, "callfence doctor: missing.policy: No such file or directory\n")
 
 
+@pytest.mark.long
 def test_the_folder_in_which_it_is_called_is_no_part_of_callfence(tmp_path: Path) -> None:
     """Such as a checkout of somebody else's."""
     (tmp_path / "callfence").mkdir()

@@ -89,6 +89,7 @@ def test_the_schema_is_not_a_formality(tmp_path: Path) -> None:
     assert not SCHEMA.is_valid(found)
 
 
+@pytest.mark.long
 def test_every_risk_of_the_catalogue_is_a_rule(tmp_path: Path) -> None:
     """...with the id that it has there, so that what a service has been told of it stays."""
     write(tmp_path, OLD, EVERYTHING)

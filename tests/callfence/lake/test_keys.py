@@ -35,6 +35,7 @@ def test_calls_keep_the_order(one: model.Key, other: model.Key) -> None:
     assert keys.key(keys.call_key(one)) == one
 
 
+@pytest.mark.long
 @given(runs("a"), runs("a"))
 def test_completeness_keeps_the_order(one: Run, other: Run) -> None:
     texts = keys.completeness(one).encode(), keys.completeness(other).encode()

@@ -340,6 +340,7 @@ def test_digests_without_end_take_no_memory(lake: Path) -> None:
     assert done.stdout == "1\n", done.stderr
 
 
+@pytest.mark.long
 def test_a_log_takes_little_memory_whatever_its_records_are(tmp_path: Path) -> None:
     """Each of 4,000 policies that deny a call has a row with the whole record: 900 MB of text."""
     fields = json.loads(event("denied", 1))

@@ -91,6 +91,7 @@ def test_check_writes_nothing_and_fails_for_what_may_be_added_alone(base: Path, 
     assert (tmp_path / "it.policy").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_container_profile_is_a_baseline(tmp_path: Path) -> None:
     ran = learn(tmp_path, "--within", DOCKER, "--", "unshare", "--user", "true")
     assert "unshare(unshare_flags=CLONE_NEWUSER)" in ran.stderr

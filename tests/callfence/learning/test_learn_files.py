@@ -249,6 +249,7 @@ AGAIN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", AGAIN)
 def test_a_run_finds_what_the_first_one_left(tmp_path: Path, case: str) -> None:
     """It was learned once, with nothing there."""
@@ -281,6 +282,7 @@ def test_a_run_finds_what_one_that_was_killed_left(tmp_path: Path) -> None:
     assert subprocess.run(enforced, cwd=tmp_path, timeout=60, check=True, stdout=subprocess.PIPE).stdout == b"4711\n"
 
 
+@pytest.mark.long
 def test_files_with_numbers_are_read_and_removed_by_later_runs(tmp_path: Path) -> None:
     """A third run reads what the second one made; a policy that is learned anew beside its recording grants the same."""
     (tmp_path / "run").mkdir()
@@ -346,6 +348,7 @@ AT_HOME = {
 }
 
 
+@pytest.mark.long
 @needs_root
 def test_a_service_keeps_its_data_in_its_home(tmp_path: Path) -> None:
     """What the configuration names there is granted as for other folders, whoever starts it, and hidden files by HOME."""
@@ -450,6 +453,7 @@ def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Pa
     assert f"path {configuration}/app.conf: read\npath {granted}: read\n" in (tmp_path / "it.policy").read_text()
 
 
+@pytest.mark.long
 @needs_root
 def test_message_queues_are_files_of_their_file_system(compile_c: Callable[..., Path], tmp_path: Path) -> None:
     program = compile_c(Path(__file__).parent / "programs" / "queue.c", "-lrt")
@@ -484,6 +488,7 @@ def test_links_of_another_users_process_end_no_learn_and_no_lint(nobody: Nobody)
     assert "danger: path ./link: it leads to /proc/1/root by a symbolic link" in done.stdout
 
 
+@pytest.mark.long
 def test_files_below_a_folder_that_the_user_may_not_enter(nobody: Nobody) -> None:
     """As in `sudo -u nobody` in a home: what the program opens by relative paths is learned, and it is said if a denied one
     cannot be explained."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from hypothesis import assume, example, given, settings, strategies as st
 
 from callfence.learning.options import _plain, parser
@@ -17,6 +18,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.long
 @settings(max_examples=500)
 @given(st.lists(st.sampled_from((*FLAGS, *VALUED, *OTHERS)), max_size=6))
 @example(["-q", "--fresh", "true"])

@@ -154,6 +154,7 @@ def test_who_accepts_connections_enters_the_phase(app: Path) -> None:
     assert "  phases       a process that accepts connections never entered serving, and keeps its start-up " in done.stderr
 
 
+@pytest.mark.long
 def test_merged_recordings_have_the_phase_that_learning_finds(app: Path) -> None:
     """Of a machine with a phase, and of one whose runs show no times: what only that did stays allowed."""
     for name, options, more in (("with", ("--phases",), ()), ("without", (), ("thread", "wake", "status"))):

@@ -72,6 +72,7 @@ def test_a_recording_tells_whom_a_program_signalled(whom: str, commands: Command
     assert (b": `scope none`" in done.stderr) == has_line
 
 
+@pytest.mark.long
 def test_a_run_that_signals_others_adds_the_line(commands: Commands, tmp_path: Path) -> None:
     """Although the policy allows the call: it is looked at while signals are to stay inside."""
     learn(commands, tmp_path, CHILD.format("kill()"))
@@ -85,6 +86,7 @@ def test_a_run_that_signals_others_adds_the_line(commands: Commands, tmp_path: P
     assert "\nscope none " in (tmp_path / "it.policy").read_text()
 
 
+@pytest.mark.long
 def test_a_quiet_run_adds_the_line(commands: Commands, tmp_path: Path) -> None:
     """Where nothing is new, it reads no policy."""
     for code, has_line in ((f"import sys\n{SELF}", False), (f"{SELF}; sys.argv[1:] and os.kill(os.getppid(), 0)", True)):

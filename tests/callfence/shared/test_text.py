@@ -88,6 +88,7 @@ def quoted(text: str) -> str:
     return "".join(f"\\x{byte:02x}" if not chr(byte).isalnum() else chr(byte) for byte in text.encode(errors="surrogateescape"))
 
 
+@pytest.mark.long
 @given(TEXTS, TEXTS, TEXTS)
 def test_a_comment_of_a_change_has_no_markup_but_its_own(path: str, reason: str, name: str) -> None:
     path, reason = path.replace("\0", "").strip("/") or "x", " ".join(reason.split()) or "x"

@@ -267,6 +267,7 @@ def test_a_package_does_not_choose_its_policy_by_its_name(project, learned):
     assert "npm-left.policy does not exist" in done.stderr
 
 
+@pytest.mark.long
 def test_neither_does_one_that_another_package_bundles(project, learned):
     """npm gives it the name of its folder, and no source; its lock file says `inBundle`."""
     require("npm")

@@ -146,6 +146,7 @@ def test_without_journalctl(place: Place) -> None:
     assert (done.returncode, "--journal needs journalctl" in done.stderr) == (2, True)
 
 
+@pytest.mark.long
 @needs("systemd", "bsdutils")
 @needs_root
 def test_the_real_journal(place: Place, commands: Commands) -> None:

@@ -258,6 +258,7 @@ def test_under_a_container_s_filter(place, flags, listens, arm):
     assert (BUSY in done.stderr) == listens
 
 
+@pytest.mark.long
 def test_a_learned_outer_policy(place):
     """As docs/production.md has it: the inner one is learned with --arm now --quiet-kernel."""
     (place.folder / "inner.policy").write_text(for_this_machine(INNER))  # whose filter is not cached

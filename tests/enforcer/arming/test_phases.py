@@ -226,6 +226,7 @@ def test_the_program_says_it_itself(phased):
     assert done.stdout == f"{OPENED}enter 1 \n{DENIED}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["notify", "write"])
 def test_it_tells_the_service_manager_that_it_is_ready(phased, step):
     entries = f"{SOCKET}recvfrom: allow\nsendmsg: allow\nsocketpair: allow\n"

@@ -60,6 +60,7 @@ setkey() {{ enforce "$@" -p setkey.policy {program}; }}
     return run
 
 
+@pytest.mark.long
 def test_a_program_that_may_add_keys_cannot_set_the_secret(inside, place):
     """setkey.c, and then forge: add_key(2) writes a key that is there already, if it may be written."""
     said = inside("enforce mkdir made", "setkey", f"inside forge mkdir.policy {FORGED}", "enforce mkdir made", "inside show")

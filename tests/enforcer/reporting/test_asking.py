@@ -458,6 +458,7 @@ def test_a_question_that_is_too_long_is_a_no_and_others_are_asked(
     assert answers(place) == [("no", None), ("once", "a program")]
 
 
+@pytest.mark.long
 def test_a_thousand_questions_about_files_leave_those_about_calls(
     place: Workplace, answerer: Answerer, build: Callable[..., Path]
 ) -> None:

@@ -175,6 +175,7 @@ def test_all_moments(run, arm):
     assert lines(run("path ./data: read", "read:other/a", options=("--arm", arm))) == ["path ./other/a: read"]
 
 
+@pytest.mark.long
 def test_the_helper_is_not_notified_of_allowed_opens(place, on):
     (place.folder / "a").write_text("text")
     place.policy(f"{SHELL}path ./a: read\n")
@@ -294,6 +295,7 @@ def test_the_helper_reports_if_it_is_asked_to(run, place, options):
     assert (record["call"].partition("(")[0], record["ungranted"]) == ("openat", ["path ./other/a: read"])
 
 
+@pytest.mark.long
 def test_a_rule_that_excludes_records_is_noticed(run):
     # struct audit_rule_data: exclude (5), always (2), one field, AUDIT_MSGTYPE (12) == 1423 (AUDIT_EQUAL)
     parts = [[5, 2, 1], [0] * 64, [12, *[0] * 63], [1423, *[0] * 63], [0x40000000, *[0] * 63], [0]]

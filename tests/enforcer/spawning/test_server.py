@@ -26,6 +26,7 @@ DENIES = allowing_all().replace("\nuname: allow", "")
 MANY = 100
 
 
+@pytest.mark.long
 def test_many_at_once(spawner):
     """Each gets its own status, output, and explanation."""
     spawner.policy(DENIES)

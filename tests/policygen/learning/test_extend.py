@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import strategies
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
@@ -22,6 +23,7 @@ def _observation(event: Event) -> Observation:
     return Observation(event.arch, event.number, recorded_values(TABLE, event), "/bin/it", (1,), "?", event.arguments)
 
 
+@pytest.mark.long
 @many
 @given(st.data())
 def test_observations_are_sorted_out_as_the_algebra_does(data: st.DataObject) -> None:
