@@ -14,7 +14,7 @@ from callfence.tracer import linux
 _roots: list[str] = []
 _MISSING = "/(no /proc of this pid namespace)"
 """A folder that does not exist, as errors name it."""
-_PART, _MAX = 1 << 16, 1 << 20
+_PART, _MAX_BYTES = 1 << 16, 1 << 20
 """The bytes of a file in /proc/PID that are read at once, and at most: with as many groups as it may have, a task's `status`
 has 720 KiB (NGROUPS_MAX, linux/limits.h)."""
 
@@ -31,7 +31,7 @@ def is_own(root: str) -> bool:
         return False
 
 
-def content(path: str, most: int = _MAX) -> bytes:
+def content(path: str, most: int = _MAX_BYTES) -> bytes:
     """Return the content of a file in /proc/PID, at most its first `most` bytes.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -54,8 +54,8 @@ def request_size(head: bytes) -> int:
     size = number(head, len(MAGIC) + 8)
     if size > MAX_STRINGS:
         raise EnforceError(
-            f"the command line and the environment have {size} bytes, more than the {MAX_STRINGS} that `callfence spawn` takes"
-            ": shorten the environment, or use enforce"
+            f"the command line and the environment have {size} bytes, more than the {MAX_STRINGS} that `callfence spawn` "
+            "takes: shorten the environment, or use enforce"
         )
     return size
 

@@ -6,6 +6,6 @@ harmless.
 
 from __future__ import annotations
 
-DENIED, RUNS, DONE = -2, -1, 0
-"""What becomes of a call, beside a positive number, the errno with which it fails: it stays denied, it runs, or it succeeds
-without running."""
+ANSWERED, DENIED, RUNS, DONE = -3, -2, -1, 0
+"""What becomes of a call, beside a positive number, the errno with which it fails: it has been answered, it stays denied, it
+runs, or it succeeds without running."""

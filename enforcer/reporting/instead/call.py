@@ -15,7 +15,7 @@ import stat
 from functools import cache
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.reporting.instead import DENIED, DONE, RUNS, failing, signals
+from callfence.enforcer.reporting.instead import ANSWERED, DENIED, DONE, RUNS, failing, signals
 from callfence.enforcer.waiting import AT_FDCWD, WaitingTask
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import stated_entry, unavailable
@@ -74,12 +74,10 @@ class Instead:
         syscall = table(arch).by_number.get(self._event.number) if arch else None
         if arch is None or syscall is None:
             return False
-        if syscall.name in failing.OPENS and self._gives_device(arch, syscall):
-            return True
         outcome = self._outcome(arch, syscall)
         if outcome == DENIED:
             return False
-        if not self._request.is_waiting():
+        if outcome == ANSWERED or not self._request.is_waiting():
             return True
         if outcome == RUNS:
             self._request.let_run()
@@ -91,14 +89,14 @@ class Instead:
         return True
 
     def _outcome(self, arch: Arch, syscall: Syscall) -> int:
-        """Return what becomes of the call: DENIED, RUNS, DONE or an errno.  What runs is decided by registers alone, which the
-        program cannot change while it waits."""
+        """Return what becomes of the call: ANSWERED, DENIED, RUNS, DONE or an errno.  What runs is decided by registers alone,
+        which the program cannot change while it waits."""
         if number := failing.error_of(arch, syscall, self._verdict):
             return number
         name = syscall.name.removesuffix("32")
         unchanged = 0xFFFF if arch.bits == 32 and syscall.name in _SHORT else 0xFFFFFFFF
         if name in failing.OPENS:
-            return self._opens_missing(arch, name)
+            return self._opens_device(arch, name)
         if name in signals.BY_NUMBER:
             return signals.by_number(name, self._event, keeps_signals=self._keeps_signals)
         if name == signals.BY_DESCRIPTOR:
@@ -113,43 +111,34 @@ class Instead:
             return RUNS
         return unavailable(self._event) or DENIED
 
-    def _gives_device(self, arch: Arch, syscall: Syscall) -> bool:
-        """Answer an open of /dev/null or /dev/full with a descriptor of it; return whether that was done.  The task gets no
-        other file, even if it changes the path meanwhile."""
-        if not self._opens_plainly(arch, syscall.name):
-            return False
-        index = failing.OPENS[syscall.name]
-        opened = WaitingTask(self._event.task, self._event.task).read_on(self._event.arguments[index], _MAX_NAME)
-        flags, device = self._event.arguments[index + 1], -1
+    def _opens_device(self, arch: Arch, name: str) -> int:
+        """Answer an open of /dev/null or /dev/full with a descriptor of it.  Return what becomes of the call: ENXIO for an open
+        of /dev/tty, /dev/console, or the terminal that a standard stream is, as if there were no terminal; ENOENT for one of
+        _PROCESSORS.
+
+        The task gets no other file, even if it changes the path meanwhile."""
+        index, arguments = failing.OPENS[name], self._event.arguments
+        if not holds(_opens(arch, name), table(arch).by_name[name].arguments, arguments):
+            return DENIED
+        caller = WaitingTask(self._event.task, self._event.task)
+        opened = caller.read_on(arguments[index], _MAX_NAME)
+        if opened.startswith((_TERMINAL, _CONSOLE)) or _is_own_terminal(caller, arguments[index]):
+            return errno.ENXIO
+        if opened.startswith(_PROCESSORS):
+            return errno.ENOENT
+        flags, device = arguments[index + 1], -1
         if opened.startswith(_NULL):
             device = self._null
         elif opened.startswith(_FULL) and flags & os.O_ACCMODE == os.O_WRONLY:  # reading it would never end
             device = self._full
-        if device < 0 or not self._request.is_waiting():
-            return False
-        try:
-            self._request.give(device, inherited=not flags & os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                return False
-            self._request.fail(errno.EMFILE)
-            self.error = errno.EMFILE
-        return True
-
-    def _opens_missing(self, arch: Arch, name: str) -> int:
-        """Return ENXIO for an open of /dev/tty, /dev/console, or the terminal that a standard stream is, as if there were no
-        terminal; ENOENT for one of _PROCESSORS; DENIED for any other."""
-        if not self._opens_plainly(arch, name):
+        if device < 0:
             return DENIED
-        caller, address = WaitingTask(self._event.task, self._event.task), self._event.arguments[failing.OPENS[name]]
-        opened = caller.read_on(address, _MAX_NAME)
-        if opened.startswith((_TERMINAL, _CONSOLE)) or _is_own_terminal(caller, address):
-            return errno.ENXIO
-        return errno.ENOENT if opened.startswith(_PROCESSORS) else DENIED
-
-    def _opens_plainly(self, arch: Arch, name: str) -> bool:
-        """Return whether an open has none but flags with which devices may be opened."""
-        return holds(_opens(arch, name), table(arch).by_name[name].arguments, self._event.arguments)
+        try:
+            if self._request.is_waiting():
+                self._request.give(device, inherited=not flags & os.O_CLOEXEC)
+        except OSError as error:
+            return errno.EMFILE if error.errno == errno.EMFILE else DENIED
+        return ANSWERED
 
     def _is_of_itself(self, syscall: Syscall) -> bool:
         """Return whether a call names its own process or thread by number, and the policies allow the call with 0, which means
@@ -160,7 +149,7 @@ class Instead:
         a, b, c, d, e, f = (0 if index in named else value for index, value in enumerate(self._event.arguments))
         with_zero = self._event._replace(arguments=(a, b, c, d, e, f))
         is_named = with_zero != self._event
-        if not _only_reads(syscall, with_zero) and not (is_named and self._verdict.allows(with_zero)):
+        if not _sets_nothing(syscall, with_zero) and not (is_named and self._verdict.allows(with_zero)):
             return False
         caller = fields_of(self._event.task)
         if is_named and len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the number is another process
@@ -218,8 +207,8 @@ class Instead:
         return errno.EPERM
 
 
-def _only_reads(syscall: Syscall, event: Event) -> bool:
-    """Return whether a call only reads what is set, by the values in its registers."""
+def _sets_nothing(syscall: Syscall, event: Event) -> bool:
+    """Return whether a call only returns what is set, by the values in its registers."""
     index, value = _READING.get(syscall.name, (-1, 0))
     return index >= 0 and event.arguments[index] & syscall.arguments[index].mask == value
 
