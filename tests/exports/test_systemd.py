@@ -78,6 +78,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> dict[str, 
     return json.loads((folder / "results").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.only_on("x86_64")
 @needs_root
 @pytest.mark.parametrize("name", RUNS)

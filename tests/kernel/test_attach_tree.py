@@ -147,6 +147,7 @@ def test_several_processes(
     assert made(tmp_path)
 
 
+@pytest.mark.long
 def test_a_policy_without_a_start_says_so(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
 ) -> None:

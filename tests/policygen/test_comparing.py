@@ -84,6 +84,7 @@ def test_a_policy_is_equal_to_itself(one: Policy) -> None:
     assert compare(one, one).verdict is Verdict.EQUAL
 
 
+@pytest.mark.long
 @often
 @given(pairs())
 def test_the_other_direction_gives_the_opposite_differences(both: tuple[Policy, Policy]) -> None:

@@ -96,6 +96,7 @@ def rows() -> dict[str, tuple[str, ...]]:
     return table_
 
 
+@pytest.mark.long
 def test_the_page_says_what_simple_merges_do() -> None:
     found = rows()
     assert all(row[2] == "exact" for row in found.values())

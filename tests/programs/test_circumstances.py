@@ -58,6 +58,7 @@ def test_no_capabilities_in_a_user_namespace(victim: Path, commands: Commands, t
     learn_and_enforce(NAMESPACE, victim, commands, tmp_path)
 
 
+@pytest.mark.long
 def test_an_unprivileged_user(victim: Path, commands: Commands, nobody: Nobody) -> None:
     program, work = nobody.folder / "victim", nobody.folder / "work"
     shutil.copy(victim, program)

@@ -208,6 +208,7 @@ def test_names_in_another_root_folder_are_those_of_its_files(commands, place):
     assert outcomes == ["ok"] * (1 + len(inside)) + ["ENOENT"] * len(missing)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes what is mounted")
 def test_a_program_that_mounts_is_named(commands, place):
     """Landlock denies it, whatever is granted, and tells nobody."""
@@ -564,6 +565,7 @@ def test_odd_names_are_learned_and_granted(commands, place):
     assert enforce(commands, place, place.folder / "files.policy", f"read:{name}", "read:data/a") == ["ok", "EACCES"]
 
 
+@pytest.mark.long
 def test_why_tells_the_names_that_a_line_comes_from(commands, place):
     learn(commands, place, "read:data/a")
     learn(commands, place, "read:data/b", "connect:9", options=())
@@ -623,6 +625,7 @@ def test_recordings_of_several_machines_give_one_policy(commands, place):
     assert lines == {"path ./data": "read", "path ./files": "read, execute", "tcp connect": "9", "tcp bind": "none"}
 
 
+@pytest.mark.long
 def test_recordings_are_imported_one_by_one_as_they_are_together(commands, place):
     """With the earlier runs of the policy's recording, as `learn` does."""
     callfence, texts = [sys.executable, "-m", "callfence"], set()

@@ -80,6 +80,7 @@ def test_evidence_that_does_not_fit_is_told_and_not_used(commands: Commands, clo
     assert "connect" not in file.read_text() and "=====" not in file.read_text()
 
 
+@pytest.mark.long
 def test_what_a_clone_learns_is_added(commands: Commands, clone: Path) -> None:
     """A clone has no recording, so what others have seen is in the file alone."""
     before = (clone / "app.evidence").read_text()
@@ -88,6 +89,7 @@ def test_what_a_clone_learns_is_added(commands: Commands, clone: Path) -> None:
     assert {*before.splitlines()} < {*after.splitlines()} and 'newname="./made"' in after
 
 
+@pytest.mark.long
 def test_learning_afresh_replaces_it(commands: Commands, clone: Path) -> None:
     commands.learn(clone / "app.policy", ["sh", "-c", ":"], clone, "--fresh")
     assert "execve" not in (clone / "app.evidence").read_text()

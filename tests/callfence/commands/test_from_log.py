@@ -98,6 +98,7 @@ def test_a_log_of_another_policy(folder: Path) -> None:
     assert (folder / "app.policy").read_text() == before
 
 
+@pytest.mark.long
 def test_review_takes_all_or_nothing_without_a_terminal(folder: Path) -> None:
     before = (folder / "app.policy").read_text()
     done = run(folder, "review", "app.policy", "--log", "log")

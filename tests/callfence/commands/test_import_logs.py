@@ -75,6 +75,7 @@ def test_whatever_else_strace_prints_the_calls_are_the_same(flags: str, tmp_path
     assert policies[0] == policies[1]
 
 
+@pytest.mark.long
 def test_recordings_of_logs_merge_and_are_added_to(tmp_path: Path) -> None:
     for name, command in (("a", ["true"]), ("b", ["cat", "/etc/passwd"])):
         run(tmp_path, "strace", "-f", "-o", f"{name}.log", *command)

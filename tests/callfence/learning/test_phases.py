@@ -71,6 +71,7 @@ def test_a_rehearsed_shutdown_is_part_of_the_phase(app: Path) -> None:
 SOCKET = "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0"
 
 
+@pytest.mark.long
 def test_what_a_thread_does_beside_the_one_that_waits_may_come_later(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", "fork", "stay", "knock", "poll")
     assert SOCKET in entries(app.parent)

@@ -78,6 +78,7 @@ def test_what_has_a_line_is_reached(any_talks: Path, network: Network) -> None:
     assert (ran.stdout.split(), ran.violations) == (["0"] * len(REACHED), []), ran.stderr
 
 
+@pytest.mark.long
 def test_what_has_no_line_is_denied_and_explained(any_talks: Path, network: Network) -> None:
     ran = network.enforced(GRANTED, *each(any_talks, DENIED), compat=True)
     assert "0" not in ran.stdout.split()

@@ -49,6 +49,7 @@ def test_deny_refuses_and_an_entry_that_holds_nowhere_else_does_not() -> None:
     assert extend.sort_out(Entry(Condition(0, Operator.EQ, 1)), KILL, seen, TABLE) == (tuple(seen), (), ())
 
 
+@pytest.mark.long
 @many
 @given(st.data(), st.sampled_from(CALLS))
 def test_expressions_meet_where_the_algebra_says(data: st.DataObject, number: int) -> None:
