@@ -147,6 +147,16 @@ def test_a_killed_call(phased, steps):
     assert f"to allow it: callfence allow {option}phased.policy 'socket: family == AF_UNIX" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a pid namespace")
+def test_a_killed_call_of_the_first_process_of_a_pid_namespace(phased, place):
+    """Signals from inside its namespace, SIGKILL included, end no such process."""
+    under = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    done = phased("socket", "poll", default="kill", entries="bind: allow until serving\n", under=under)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, ""), done.stderr
+    assert " in start: the process is killed" in done.stderr
+    place.wait_for_helpers()
+
+
 def test_audit_says_the_phase(phased, place):
     done = phased("socket", "poll", "socket", entries="bind: allow until serving\n", options=("--audit", "--log", "log"))
     assert (done.returncode, done.stdout) == (5, OPENED + POLLED + OPENED)
