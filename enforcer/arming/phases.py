@@ -152,34 +152,40 @@ class Follower:
             self._happened(pid, stop)
 
     def _at_call(self, pid: int, process: Process) -> None:
-        inside = self._processes.inside
-        if inside.pop(pid, None) is None:
+        """Handle the stop of a task at the entry or the exit of a call."""
+        if self._processes.inside.pop(pid, None) is None:
             stop = self._stop
             stop.read(pid)
             if stop.op == linux.PTRACE_SYSCALL_INFO_ENTRY:
-                call = inside[pid] = (stop.arch, stop.number)
-                if call in self._entrance.calls and not process.is_starting:
-                    if not process.is_stuck and self._entrance.enter(pid, process, call, stop):
-                        inside.pop(pid, None)
-                        if process.is_left:
-                            self._let_go(pid)
-                        else:
-                            inject.resume(linux.PTRACE_SYSCALL, pid)
-                        return
-                    if self._entrance.is_claim(call, stop):
-                        self._answer(pid, call, -errno.EINVAL)  # as without a phase of that name, whatever the filters say
-                        return
-                if call in _CLONE3:  # another thread could change its flags after a look at them
-                    self._answer(pid, call, -errno.ENOSYS)
-                    return
-                if call in _STARTING:
-                    self._starts(pid, call)
-                if self._key.is_in(call, stop.arguments):
-                    process.kill()
-                    return
-                if self._is_judged(process) and self._deny(pid, process, call):
+                call = self._processes.inside[pid] = (stop.arch, stop.number)
+                if self._answered(pid, process, call):
                     return
         inject.resume(linux.PTRACE_SYSCALL, pid)
+
+    def _answered(self, pid: int, process: Process, call: Call) -> bool:
+        """Do what a call needs at whose entry a task is stopped.  Return whether nothing is left to do at this stop, because
+        the task has been resumed, detached or killed."""
+        stop = self._stop
+        if call in self._entrance.calls and not process.is_starting:
+            if not process.is_stuck and self._entrance.enter(pid, process, call, stop):
+                self._processes.inside.pop(pid, None)
+                if process.is_left:
+                    self._let_go(pid)
+                else:
+                    inject.resume(linux.PTRACE_SYSCALL, pid)
+                return True
+            if self._entrance.is_claim(call, stop):
+                self._answer(pid, call, -errno.EINVAL)  # as without a phase of that name, whatever the filters say
+                return True
+        if call in _CLONE3:  # another thread could change its flags after a look at them
+            self._answer(pid, call, -errno.ENOSYS)
+            return True
+        if call in _STARTING:
+            self._starts(pid, call)
+        if self._key.is_in(call, stop.arguments):
+            process.kill()
+            return True
+        return self._is_judged(process) and self._deny(pid, process, call)
 
     def _starts(self, pid: int, call: Call) -> None:
         """Note that a task starts another, and have the kernel trace that one: remove CLONE_UNTRACED from clone's flags."""
