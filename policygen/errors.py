@@ -83,8 +83,8 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return `did you mean A or B?` with those of `names` that are most similar to a misspelt word; '' if none is similar."""
-    by_fold = {name.casefold(): name for name in sorted(names, reverse=True)}
+    """Return `did you mean A or B?` with those of `names` that are most similar to a misspelt word; '' if no other is."""
+    by_fold = {name.casefold(): name for name in sorted(names, reverse=True) if name != word}
     from difflib import get_close_matches  # only a mistake needs it
 
     near = get_close_matches(word[:64].casefold(), by_fold, n=3, cutoff=0.7)

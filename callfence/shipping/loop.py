@@ -14,7 +14,7 @@ from callfence.shared.inputs import print_error
 from callfence.shared.text import plural
 from callfence.shipping.destinations import Destination, UndeliveredError
 from callfence.shipping.metrics import SHIP_BAD, SHIP_DROPPED
-from callfence.shipping.receiving import BEGUN, NOTE, Receiver
+from callfence.shipping.receiving import BEGUN, NOTE, Receiver, is_note
 from callfence.shipping.records import BadLineError, Record, parsed
 from callfence.shipping.sources import Source
 from callfence.shipping.state import State
@@ -115,7 +115,7 @@ class Pipeline:
                 continue
             self._succeed(source.name)
             for line in lines:
-                if is_spool and line.text.startswith(NOTE):
+                if is_spool and is_note(line.text):
                     found.append(line.text[len(NOTE) :])
                     continue
                 try:
@@ -152,7 +152,7 @@ class Pipeline:
         elif line == BEGUN.encode():
             self._tally.cut()
         else:
-            _, count, reason = line.decode().split(" ", 2)
+            _, count, reason = line.decode(errors="replace").split(" ", 2)
             self._tally.add(SHIP_DROPPED, reason, by=int(count))
 
     def _state_now(self) -> dict[str, Any]:

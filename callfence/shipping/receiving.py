@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import socket
 import stat
@@ -30,6 +31,11 @@ NOTE: Final = b"\0"
 DROPPED: Final = "dropped"
 BEGUN: Final = "begun"
 """Notes: `dropped NUMBER REASON`; the shipper has begun, so connections to an earlier one have ended."""
+
+
+def is_note(line: bytes) -> bool:
+    """Return whether a line of the spool is a note; what begins with a NUL may also be what a crash has left on the disk."""
+    return re.fullmatch(rb"\0(begun|dropped \d{1,18} [^\0]+)", line) is not None
 
 
 class Spool:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from callfence.policygen import reading
 from callfence.policygen.recording import atomic
 from callfence.policygen.versions import SHIPPER, unknown
 from callfence.tracer.errors import UserError
@@ -35,16 +36,17 @@ class State:
             raise UserError(f"another `callfence ship` uses the state in {folder}: give each its own folder") from error
 
     def load(self, destination: str) -> dict[str, Any] | None:
-        """Return what was saved for a destination; None if nothing was.  Raises UserError if it cannot be read."""
+        """Return what was saved for a destination; None if nothing was.  Raises UserError if it is damaged, and OSError, also
+        for a FIFO, a device, and more than 64 MiB, which are not read."""
         path = self._path(destination)
         remove_leftovers(path)
         try:
-            data = json.loads(path.read_bytes())
+            data = json.loads(reading.read(str(path)))
             if data["version"] != SHIPPER:
                 raise ValueError(unknown(data["version"], SHIPPER))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.damaged(destination, error) from error
         return dict(data)
 

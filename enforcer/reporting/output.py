@@ -138,16 +138,21 @@ class Output:
         return -1
 
     def _put(self, descriptor: int, data: bytes) -> int:
-        """Write, and return how many bytes were written.  Raises TimeoutError if another writer has used the room meanwhile."""
+        """Write, and return how many bytes were written.  Raises TimeoutError if another writer has used the room meanwhile,
+        and OSError if nothing is ever written, as into the memory (`/proc/PID/mem`) of a process that has ended."""
         end = time.monotonic() + _TIMEOUT
         alarms.limit_calls(_TIMEOUT)
         try:
             while True:
                 try:
-                    return kernel.write(descriptor, data)
+                    count = kernel.write(descriptor, data)
                 except InterruptedError:  # or another process has sent the signal, or this one was slow
                     if time.monotonic() >= end and not has_room(descriptor):
                         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+                    continue
+                if not count:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return count
         finally:
             alarms.limit_calls(0)
 

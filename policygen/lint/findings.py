@@ -87,9 +87,12 @@ def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...
     return tuple(sorted(findings, key=lambda finding: finding.order))
 
 
-_LASTING = ("fanotify", "io-uring")
-"""The rules about calls whose results no phase ends: read(2) opens the files that others open, also for writing, and the kernel
-itself takes requests from a ring (IORING_SETUP_SQPOLL)."""
+_LASTING = (
+    "alg-socket", "fanotify", "io-uring", "netfilter", "packet-socket", "personality", "ports", "rare-socket", "raw-socket",
+    "setns", "shared-memory-code", "shm-exec", "user-namespace", "user-namespace-clone", "userfaultfd", "vsock", "write-exec",
+)  # fmt: skip
+"""The rules about calls whose results no phase ends: memory and the process stay as they are, sockets send, read(2) of a group
+of fanotify opens the files that others open, and the kernel itself takes requests from a ring (IORING_SETUP_SQPOLL)."""
 
 
 def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
@@ -107,7 +110,7 @@ def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
         elif is_there:
             findings.add(replace(finding, grants=f"{finding.grants}, in {last} too"))
         elif finding.rule in _LASTING:
-            findings.add(replace(finding, grants=f"{finding.grants}; one made before {last} works in {last} too"))
+            findings.add(replace(finding, grants=f"{finding.grants}; what it gets before {last}, it has in {last} too"))
         else:
             level = list(Level)[max(finding.level.rank - 1, 0)]
             findings.add(replace(finding, level=level, grants=f"{finding.grants}, until {last}"))

@@ -324,7 +324,10 @@ def test_a_policy_with_a_similar_name_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "run.sh.policy").write_text("read: allow\n")
     (tmp_path / "tests" / "run.sh").touch()
-    for name, says in (("run.policy", "; did you mean run.sh.policy?"), ("run.s", ""), ("other.policy", "")):
+    (tmp_path / "tests" / "a-link-to-nowhere.policy").symlink_to("nowhere")
+    for name, says in (
+        ("run.policy", "; did you mean run.sh.policy?"), ("run.s", ""), ("other.policy", ""), ("a-link-to-nowhere.policy", "")
+    ):  # fmt: skip
         done = run(tmp_path, "lint", f"tests/{name}")
         assert (done.returncode, done.stderr) == (2, f"callfence lint: tests/{name}: No such file or directory{says}\n")
 

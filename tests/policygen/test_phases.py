@@ -263,11 +263,15 @@ def test_a_danger_that_is_gone_ranks_lower() -> None:
     [
         ("io-uring", "io_uring_setup", "danger", "makes requests through a ring"),
         ("fanotify", "fanotify_init", "warning", "watches accesses to files of a whole mount"),
+        ("write-exec", "mmap", "danger", "makes memory both writable and executable"),
+        ("packet-socket", "socket", "danger", "opens packet sockets"),
+        ("ports", "iopl", "danger", "drives hardware ports directly"),
+        ("user-namespace", "unshare", "danger", "moves into a new user namespace"),
     ],
 )
-def test_what_a_descriptor_goes_on_doing_ranks_no_lower(rule: str, call: str, level: str, grants: str) -> None:
+def test_what_the_start_has_made_and_no_phase_ends_ranks_no_lower(rule: str, call: str, level: str, grants: str) -> None:
     found = {one.rule: (one.level.value, one.grants) for one in lint(parse(f"{HEAD}{call}: allow until serving"))}
-    assert found[rule] == (level, f"{grants}; one made before serving works in serving too")
+    assert found[rule] == (level, f"{grants}; what it gets before serving, it has in serving too")
 
 
 def test_a_trigger_that_does_not_wait_is_told() -> None:

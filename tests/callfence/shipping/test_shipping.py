@@ -246,6 +246,22 @@ def test_a_state_is_for_one_shipper_and_is_checked(place: Place) -> None:
         (place.folder / "state" / "prometheus.json").write_text(json.dumps(whole | damage))
         done = place.once("--prometheus", "callfence.prom", "log")
         assert (done.returncode, "state/prometheus.json is not the state of a shipper (" in done.stderr) == (2, True), damage
+    (place.folder / "state" / "prometheus.json").write_text("[" * 100_000)
+    done = place.once("--prometheus", "callfence.prom", "log")
+    assert (done.returncode, "state/prometheus.json is not the state of a shipper (" in done.stderr) == (2, True)
+    (place.folder / "state" / "prometheus.json").unlink()
+    os.mkfifo(place.folder / "state" / "prometheus.json")
+    done = place.once("--prometheus", "callfence.prom", "log")
+    assert (done.returncode, "state/prometheus.json: is not a regular file" in done.stderr) == (2, True)
+
+
+def test_zeros_in_the_spool_are_no_note(place: Place) -> None:
+    """A crash of the machine leaves some at the end of a file."""
+    (place.folder / "state").mkdir()
+    (place.folder / "state" / "received.log").write_bytes(bytes(500) + b"\n\0dropped many of them\n\0dropped 3 by hand\n")
+    done = place.once("--prometheus", "callfence.prom", "log")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert 'callfence_ship_dropped_total{reason="by hand"} 3' in place.file.read_text()
 
 
 def test_without_the_packages_of_opentelemetry(place: Place) -> None:

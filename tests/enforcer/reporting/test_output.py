@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -119,6 +120,21 @@ def test_a_torn_report_is_ended_before_the_next(small, monkeypatch):
     for before in (b"\n", b""):
         made.write(REPORT)
         assert os.read(reader, 9999) == before + REPORT
+
+
+def test_a_file_that_takes_nothing_loses_the_report():
+    """The memory of a process that has ended: write(2) returns 0."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        memory = os.open(f"/proc/{process.pid}/mem", os.O_WRONLY)
+        process.kill()
+    try:
+        made = Output(SimpleNamespace(destination=Destination(memory, LINES), log=None))
+        made._waiting.append((REPORT, 0))
+        made.flush(last=True)
+        assert (made.lost, made.pause()) == (1, None)
+    finally:
+        alarms.limit_calls(0)
+        os.close(memory)
 
 
 def test_only_so_many_bytes_wait(small, monkeypatch):
