@@ -22,6 +22,7 @@ from callfence.enforcer.files.lookup import (
     path_from_here,
     root_of,
 )
+from callfence.enforcer.files.paths import streams
 from callfence.learning.absent import Absent
 from callfence.learning.own_files import OwnFiles, is_risky
 from callfence.learning.ports import by_socketcall, named_by, report_hidden, sent_to
@@ -43,8 +44,10 @@ from callfence.policygen.files.calls import (
     wanted,
 )
 from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures
+from callfence.policygen.files.landlock import READ_DIR
 from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
 from callfence.policygen.files.places import named
+from callfence.policygen.files.ruleset import access
 from callfence.policygen.grants import NOTHING, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT
@@ -69,6 +72,7 @@ _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
 _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
+_STREAMS = re.compile(rb"/dev/std(in|out|err)|/(dev|proc/self|proc/thread-self)/fd/[0-2]")
 _MAX_FILES = 1000
 """Number of files in a folder of configuration that are looked at."""
 _LOGS = b"/var/log/"
@@ -114,6 +118,8 @@ class FileWatcher:
         self._own = OwnFiles(environment, self._named)
         self._process = 0
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
+        self._streams: dict[tuple[int, int], int] = {}
+        """By file that was a standard stream at the program's first call: the rights that need no line (`streams`)."""
         self._noted: dict[tuple[object, ...], _Noted] = {}
         """By call that has been recorded: name, executable, the paths as given, and the rights."""
         self._changes_root = False
@@ -180,7 +186,9 @@ class FileWatcher:
 
     def _path_call(self, task: Task, event: Event) -> None:
         name = self._paths[event.arch, event.number]
-        self._process = self._process or task.tgid
+        if not self._process:
+            self._process = task.tgid
+            self._find_streams()
         if opens_for_neither(name, event.arguments):
             self._gap(f"{task.executable} opens files with access mode 3, which fails under a policy that confines files")
         if name == "mq_open" and not os.path.ismount(QUEUES):
@@ -201,6 +209,8 @@ class FileWatcher:
             if not needed and root == b"/":
                 right = Right.LIST if opens_a_folder(name, event.arguments) else parts[0].right | parts[0].removes
                 self._absent.note(task, parts[0], paths[0], right)
+            if all(map(_STREAMS.fullmatch, paths)):
+                needed = [need for need in needed if access(need.rights) & ~self._streams.get(need.file.identity, 0)]
             if self._changes_root and root == b"/":
                 needed = [need for need in needed if self._is_same_file(task, need.file)]
             for need in needed:
@@ -214,6 +224,13 @@ class FileWatcher:
                 identities = [*map(_identity, paths)]
                 if identities == [need.file.identity for need in needed]:  # not a link to what each process has for itself
                     self._noted[key] = _Noted(paths, identities, places, self._own.moves)
+
+    def _find_streams(self) -> None:
+        for descriptor, rights in streams(self._process):
+            status = os.fstat(descriptor)
+            os.close(descriptor)
+            identity = status.st_dev, status.st_ino
+            self._streams[identity] = self._streams.get(identity, 0) | rights | READ_DIR  # which `read` has for files, too
 
     def _asks(self, task: Task, event: Event) -> None:
         request = asked(self._asking[event.arch, event.number], event.arguments)

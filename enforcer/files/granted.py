@@ -12,7 +12,6 @@ from callfence.enforcer.files.paths import unlisted
 from callfence.policygen.files import landlock
 from callfence.policygen.files.places import (
     OWN_FOLDERS,
-    UNLISTED,
     Linking,
     PlaceError,
     here,
@@ -75,12 +74,12 @@ class Granted:
             self.by_name[place] = self.by_name.get(place, 0) | access
             if path in OWN_FOLDERS:
                 self.own.add(place)
-        for path, device, access in UNLISTED:
-            if (descriptor := unlisted(path, device)) is not None:
-                status = os.fstat(descriptor)
-                os.close(descriptor)
-                identity = status.st_dev, status.st_ino
-                self.by_file[identity] = self.by_file.get(identity, 0) | access
+        for path, descriptor, access in unlisted(process):
+            status = os.fstat(descriptor)
+            os.close(descriptor)
+            identity = status.st_dev, status.st_ino
+            self.by_file[identity] = self.by_file.get(identity, 0) | access
+            if path:
                 self.by_name[path] = self.by_name.get(path, 0) | access
 
 

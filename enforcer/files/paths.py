@@ -28,11 +28,16 @@ from callfence.policygen.files.places import (
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _PROC, _SYSFS = 0x9FA0, 0x62656572  # PROC_SUPER_MAGIC, SYSFS_MAGIC (linux/magic.h)
 _OUT_OF_REACH = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
+_FDINFO = 1 << 12
+_TERMINALS = {4, *range(136, 144)}  # TTY_MAJOR, UNIX98_PTY_SLAVE_MAJOR and the next seven (linux/major.h)
+_WRITING = landlock.WRITE_FILE | landlock.TRUNCATE
+_OF_MODE = {os.O_RDONLY: landlock.READ_FILE, os.O_WRONLY: _WRITING, os.O_RDWR: landlock.READ_FILE | _WRITING}
+"""The rights of a descriptor, by the access mode with which it was opened."""
 _OF_A_FOLDER = _CHANGES & ~landlock.OF_A_FILE
 """The changes that only a folder has rights to."""
 
@@ -86,10 +91,9 @@ class Grants:
             if path not in failed:
                 self._grant(ruleset, path, place, access, meant[path])
         self._report()
-        for path, device, access in UNLISTED:
-            if (descriptor := unlisted(path, device)) is not None:
-                kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
-                self._close(descriptor)
+        for _, descriptor, access in unlisted(self._process):
+            kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
+            self._close(descriptor)
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: set[bytes]) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
@@ -175,7 +179,37 @@ def _is_in(path: bytes, folder: bytes) -> bool:
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
 
-def unlisted(path: bytes, device: tuple[int, int] | int | None) -> int | None:
+def unlisted(process: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield what can be opened without a line: the path (b"" if it is not to be reported), a descriptor to close, and
+    Landlock's rights.  `process`: that of `Grants`."""
+    for path, device, access in UNLISTED:
+        if (descriptor := _is_there(path, device)) is not None:
+            yield path, descriptor, access
+    for descriptor, access in streams(process or os.getpid()):
+        yield b"", descriptor, access
+
+
+def streams(process: int) -> Iterator[tuple[int, int]]:
+    """Yield a descriptor, to close, of each regular file and terminal that is a standard stream of a process, and Landlock's
+    rights that the stream has: opening it anew, as /dev/stdout, gives nothing that the program does not hold.  Other devices
+    may be other ones each time that they are opened (/dev/ptmx), and a folder holds others."""
+    for number in range(3):
+        try:
+            with open(f"/proc/{process}/fdinfo/{number}", "rb", buffering=0) as file:
+                flags = int(file.read(_FDINFO).split(b"flags:", 1)[1].split()[0], 8)
+            descriptor = os.open(f"/proc/{process}/fd/{number}", os.O_PATH | os.O_CLOEXEC)
+        except (OSError, IndexError):  # it is closed, or /proc is not mounted
+            continue
+        status = os.fstat(descriptor)
+        is_terminal = stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in _TERMINALS
+        access = _OF_MODE.get(flags & (os.O_ACCMODE | os.O_PATH), 0)
+        if access and (is_terminal or stat.S_ISREG(status.st_mode)):
+            yield descriptor, access | landlock.IOCTL_DEV * is_terminal
+        else:
+            os.close(descriptor)
+
+
+def _is_there(path: bytes, device: tuple[int, int] | int | None) -> int | None:
     """Return a descriptor of the character device with that path and number; of the file of sysfs or procfs if `device` is
     None; of the file of a kind (S_IFREG: without another name) that root alone may change if it is that kind.  None if
     something else is there."""

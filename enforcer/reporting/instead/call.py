@@ -193,18 +193,18 @@ class Instead:
     def _keeps_ids(self, name: str, unchanged: int) -> bool:
         """Return whether a call sets the ids which the task already has; a task's ids are its own to change.
 
-        `unchanged`: -1 in the 16 or 32 bits that the kernel reads of a register."""
-        if not is_in_own_user_namespace(self._event.task):
-            return False
+        `unchanged`: -1 in the 16 or 32 bits that the kernel reads of a register.  Raises KeyError if the task has ended."""
+        is_here = is_in_own_user_namespace(self._event.task)  # first: of a task that has ended, it is False
         own = {int(number) for number in fields_of(self._event.task)["Gid" if "gid" in name else "Uid"].split()}
         ids = {value & unchanged for value in self._event.arguments[: _IDS[name]]} - {unchanged}
-        return len(own) == 1 and ids == own and not (0 in own and "fs" not in name)  # shellcode begins with setuid(0)
+        begins_shellcode = 0 in own and "fs" not in name  # setuid(0)
+        return is_here and len(own) == 1 and ids == own and not begins_shellcode
 
     def _lacks_groups(self) -> int:
         """Return EPERM for a setgroups(2) of a task that lacks the capability for it."""
-        if not is_in_own_user_namespace(self._event.task) or int(fields_of(self._event.task)["CapEff"], 16) & _CAP_SETGID:
-            return DENIED
-        return errno.EPERM
+        is_here = is_in_own_user_namespace(self._event.task)  # first, as above
+        has_capability = int(fields_of(self._event.task)["CapEff"], 16) & _CAP_SETGID
+        return errno.EPERM if is_here and not has_capability else DENIED
 
 
 def _sets_nothing(syscall: Syscall, event: Event) -> bool:

@@ -52,6 +52,20 @@ def test_what_needs_no_line_is_not_new_to_a_check(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+def test_a_standard_stream_that_is_opened_anew_needs_no_line(tmp_path: Path) -> None:
+    """It is another file in the next run.  What is named itself needs one, and so does what a shell has redirected to."""
+    text = "cat /dev/stdin a > /dev/stderr; (echo x > /dev/fd/1) > out"
+    for name in ("a", "b", "out"):
+        (tmp_path / name).touch()
+    with open(tmp_path / "b") as given:
+        command = [sys.executable, "-m", "callfence", "learn", "-q", "--files", "-o", "it.policy", "sh", "-c", text]
+        with open(tmp_path / "errors", "w") as errors:
+            done = subprocess.run(command, cwd=tmp_path, stdin=given, stderr=errors, timeout=60, check=False)
+    assert done.returncode == 0
+    lines = (tmp_path / "it.policy").read_text()
+    assert [line for line in lines.splitlines() if line.startswith("path .")] == ["path ./a: read", "path ./out: write"]
+
+
 def test_new_is_what_the_policy_before_the_run_did_not_have(tmp_path: Path) -> None:
     learn(tmp_path, "-q", "sh", "-c", "echo '# seen' >> seen; true; ls -d . >> seen")
     done = learn(tmp_path, "sh", "-c", NEW)

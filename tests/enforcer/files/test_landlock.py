@@ -188,7 +188,7 @@ def test_an_odd_name(files, place):
 def test_descriptors_that_are_given_stay_usable(files, place, program):
     place.policy(f"{EVERY_CALL}path {program}: read, execute", "files.policy")
     with (place.folder / "out").open("w") as out:
-        done = place.enforce("-p", "files.policy", program, "read:data/a", "write:out", stdout=out)
+        done = place.enforce("-p", "files.policy", program, "read:data/a", "read:out", stdout=out)
     assert done.returncode == 0
     assert (place.folder / "out").read_text().split() == ["EACCES", "EACCES"]
 
@@ -592,12 +592,11 @@ def test_a_file_of_the_c_library_that_needs_no_line_has_one_name(files, make, ou
 
 
 def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):
-    """The descriptor stays usable; its file takes a line to be opened again, and /dev/stdout names no other file for a rule."""
     place.policy(f"{EVERY_CALL}path {program}: read, execute", "files.policy")
     with (place.folder / "out").open("w") as out:
         done = place.enforce("-p", "files.policy", program, "write:/dev/stdout", "write:/proc/self/fd/1", stdout=out)
     assert done.returncode == 0
-    assert (place.folder / "out").read_text().split() == ["EACCES", "EACCES"]
+    assert (place.folder / "out").read_text().split() == ["ok", "ok"]
     assert place.enforce("-p", "files.policy", program, "write:/proc/self/fd/1").stdout == "ok\n", "a pipe is in no folder"
 
 
@@ -671,3 +670,31 @@ def test_a_file_of_procfs_stays_granted_when_the_kernel_needs_memory(place):
         assert running.stdout.readline() == "\n"
         Path("/proc/sys/vm/drop_caches").write_text("2")
         assert running.communicate("\n")[0] == "all\n"
+
+
+STREAMS = ("read:/dev/stdin", "write:/dev/stdin", "read:/dev/stderr", "write:/dev/stderr")
+ANEW = (*STREAMS, "read:other/a", "list:other", "unlink:e")
+
+
+@pytest.mark.parametrize(("option", "outcome"), [("--no-explain", "EACCES"), ("--explain", "EACCES"), ("--audit", "ok")])
+def test_a_standard_stream_is_opened_anew_as_it_is(files, place, option, outcome):
+    """What the program is given it holds, so /dev/stderr needs no line, whatever that is in this run."""
+    with open(place.folder / "other/a") as given, open(place.folder / "e", "a") as errors:
+        took = files("path ./data: read", *ANEW, options=[option], stdin=given, stderr=errors)
+    assert took == ["ok", outcome, outcome, "ok", "ok", outcome, outcome]
+
+
+def test_a_terminal_is_opened_anew_as_it_is(files):
+    controller, terminal = os.openpty()
+    os.write(controller, b"x\n")
+    operations = ("write:/dev/stdin", "read:/dev/stdin", f"write:{os.ttyname(terminal)}", "write:/dev/ptmx")
+    assert files("path ./data: read", *operations, stdin=terminal) == ["ok", "ok", "ok", "EACCES"]
+    os.close(controller)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize(("name", "operation"), [("/dev/zero", "read:/dev/stderr"), ("/dev/ptmx", "write:/dev/stderr")])
+def test_a_stream_that_is_another_device_is_not(files, name, operation):
+    descriptor = os.open(name, os.O_RDWR)
+    assert files("path ./other: read", operation, stderr=descriptor) == ["EACCES"]
+    os.close(descriptor)

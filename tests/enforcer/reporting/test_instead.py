@@ -343,6 +343,16 @@ def answered(monkeypatch):
     return run
 
 
+@pytest.mark.parametrize("call", [("setfsuid", 5), ("setgid", 6), ("setgroups", 0, 0)])
+def test_a_task_that_has_ended_is_not_taken_for_one_of_another_namespace(monkeypatch, call):
+    """It was killed while it waited; to report that as a denial would be wrong (`Answers` looks whether it waits still)."""
+    for name, value in (("fields_of", {}), ("is_in_own_user_namespace", False)):
+        monkeypatch.setattr(otherwise, name, lambda _task, value=value: value)
+    verdict = SimpleNamespace(event=event(*call, arch=Arch.X86_64), confines_files=False, allows=lambda _: False)
+    with pytest.raises(KeyError):
+        otherwise.Instead(SimpleNamespace(), verdict, (-1, -1), keeps_signals=False).answer()
+
+
 @pytest.mark.parametrize(
     ("call", "result"),
     [
