@@ -73,6 +73,7 @@ _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
 _STREAMS = re.compile(rb"/dev/std(in|out|err)|/(dev|proc/self|proc/thread-self)/fd/[0-2]")
+"""The names by which a program opens its standard streams anew (proc_pid_fd(5))."""
 _MAX_FILES = 1000
 """Number of files in a folder of configuration that are looked at."""
 _LOGS = b"/var/log/"

@@ -34,7 +34,9 @@ _PROC, _SYSFS = 0x9FA0, 0x62656572  # PROC_SUPER_MAGIC, SYSFS_MAGIC (linux/magic
 _OUT_OF_REACH = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 _FDINFO = 1 << 12
+"""Bytes that are read of /proc/PID/fdinfo/N; the flags stand in the second line (proc_pid_fdinfo(5))."""
 _TERMINALS = {4, *range(136, 144)}  # TTY_MAJOR, UNIX98_PTY_SLAVE_MAJOR and the next seven (linux/major.h)
+"""The major numbers of the devices that are terminals."""
 _WRITING = landlock.WRITE_FILE | landlock.TRUNCATE
 _OF_MODE = {os.O_RDONLY: landlock.READ_FILE, os.O_WRONLY: _WRITING, os.O_RDWR: landlock.READ_FILE | _WRITING}
 """The rights of a descriptor, by the access mode with which it was opened."""
