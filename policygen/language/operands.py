@@ -81,13 +81,10 @@ def operands(arch: Arch, number: int) -> Operands:
 
 
 _INTEGER = r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))"  # compiled when it is first used
-_DIGITS = 24
-"""The most digits of a number, above what 64 bits need in any base; longer texts are refused without converting them."""
 
 
 def parse_integer(text: str) -> tuple[int, bool]:
-    """Parse a number: return its value, and whether it is written in decimal.  Raises OperandError if the text is not a number,
-    or is far too long for 64 bits.
+    """Parse a number: return its value, and whether it is written in decimal.  Raises OperandError if the text is not a number.
 
     A number is decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign."""
     match = re.fullmatch(_INTEGER, text)
@@ -95,10 +92,7 @@ def parse_integer(text: str) -> tuple[int, bool]:
         hint = "an octal number has only the digits 0 to 7" if re.fullmatch(r"-?0[0-9]+", text) else ""
         raise OperandError(f"{text} is not a number", hint, "syntax")
     sign, hexadecimal, octal, decimal = match.groups()
-    digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
-    if len(digits) > _DIGITS:
-        raise OperandError(f"{text} does not fit in 64 bits")
-    value = int(digits, 16 if hexadecimal else 8 if octal else 10)
+    value = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
     return (-value if sign else value), decimal is not None
 
 

@@ -167,6 +167,28 @@ def test_fields_of_an_archive_that_are_no_numbers(headers: dict[str, str]) -> No
         read_artifact(data, "it.tar", format_options())
 
 
+@pytest.mark.parametrize(("members", "said"), [(998, ""), (999, "it.tar: has more than 1000 files")])
+def test_an_archive_of_many_files_is_not_read(members: int, said: str) -> None:
+    """Two files are those of the layout."""
+    files = io.BytesIO()
+    with tarfile.open(fileobj=files, mode="w") as archive:
+        for name, content in [("oci-layout", b"{}"), ("index.json", b"[]")]:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        for number in range(members):
+            archive.addfile(tarfile.TarInfo(f"blobs/{number}"))
+    with pytest.raises(ImportFormatError) as caught:
+        read_artifact(files.getvalue(), "it.tar", format_options())
+    assert str(caught.value) == (said or "it.tar: index.json: must be an object")
+
+
+@pytest.mark.parametrize("index", [b'{"manifests": []}', b'{"manifests": {}}', b'{"manifests": [1]}', b"{}"])
+def test_an_index_without_manifests(index: bytes) -> None:
+    with pytest.raises(ImportFormatError, match=r"^it\.tar: manifests: must be a list of descriptors$"):
+        read_artifact(with_index(index), "it.tar", format_options())
+
+
 def test_a_sparse_file_takes_no_memory() -> None:
     """One of 64 GiB takes 1 KiB of an archive."""
     data = bytearray(with_index(b"x" * 512, tarfile.GNUTYPE_SPARSE))

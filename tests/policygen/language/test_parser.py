@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
@@ -208,6 +209,15 @@ def test_deep_nesting(opening: str) -> None:
 def test_nesting_up_to_the_limit() -> None:
     text = "read: " + "!(" * (MAX_DEPTH // 2) + "fd == 1" + ")" * (MAX_DEPTH // 2)
     assert parse(parse(text).text()).policy == parse(text).policy
+
+
+@pytest.mark.parametrize(("length", "said"), [(4095, "cannot be read"), (4096, "must have fewer than 4096 characters")])
+def test_the_name_of_an_included_file_may_be_as_long_as_a_path(length: int, said: str) -> None:
+    def read(name: str) -> str:
+        raise OSError(errno.ENAMETOOLONG, f"{name[:4]} cannot be read")
+
+    with pytest.raises((PolicyError, OSError), match=said):
+        parse("include " + "x" * length, read=read)
 
 
 BIG = 100_000

@@ -290,6 +290,30 @@ def test_the_operators_resource() -> None:
     assert [(one.change, one.number) for one in differences if one.number is not None] == [(Change.MORE, NUMBER["mmap"])]
 
 
+NO_ERRNO = ": a SeccompProfile cannot set the default's errno"
+NOT_COMPARED = "bits is not compared: a SeccompProfile has only numbers of 63 bits"
+LEFT_OUT = "64 bits are left out: a SeccompProfile has only numbers of 63 bits"
+
+
+@pytest.mark.parametrize(
+    ("default", "condition", "losses"),
+    [
+        ("kill", "allow", set()),
+        ("errno EPERM", "allow", set()),
+        ("errno ENOSYS", "allow", {(Direction.OTHER, "fail with EPERM instead of ENOSYS" + NO_ERRNO, ())}),
+        ("errno 4000", "allow", {(Direction.OTHER, "fail with EPERM instead of 4000" + NO_ERRNO, ())}),
+        ("kill", "offset & 0x8000000000000001 == 1", {(Direction.WIDER, NOT_COMPARED, ("lseek",))}),
+        ("kill", "offset == 1 || offset == -1", {(Direction.NARROWER, LEFT_OUT, ("lseek",))}),
+        ("allow", "errno EPERM if offset == 1 || offset == -1", {(Direction.WIDER, LEFT_OUT, ("lseek",))}),
+    ],
+)  # fmt: skip
+def test_what_the_operators_resource_cannot_say(default: str, condition: str, losses: set[Any]) -> None:
+    exported = export_spo(policy(f"default {default}\nexit: allow\nlseek: {condition}\n"), format_options(runtime="crun"))
+    own = [loss for loss in exported.losses if "SeccompProfile" in loss.what]
+    assert {(loss.direction, words, loss.calls) for loss in own for _, words, _ in losses if words in loss.what} == losses
+    assert len(own) == len(losses)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("path", [*SAMPLES, *PUBLISHED[-1:]], ids=lambda path: path.stem)
 def test_the_resource_is_read_back_as_much_wider_as_it_says(path: Path) -> None:

@@ -407,6 +407,14 @@ def test_a_last_line_that_is_cut_off_is_a_gap() -> None:
     assert log.runs[0].gaps[0].startswith("lines are cut off")
 
 
+def test_calls_that_strace_could_not_read_are_a_gap() -> None:
+    log = read("7 getpid() = 7", "7 ???( <unfinished ...>", "7 ???() = ?")
+    assert calls(log) == ["getpid"]
+    assert [gap for gap in log.runs[0].gaps if "could not read" in gap] == [
+        "calls that strace could not read (2 in the log, first in line 4)"
+    ]
+
+
 def test_values_that_are_not_printed_are_not_kept_as_evidence() -> None:
     log = read('7 openat(AT_FDCWD, "a", O_RDONLY) = 3', '7 openat(AT_FDCWD, "a", O_WRONLY|O_CREAT, 0644) = 3')
     assert [one.arguments[3] for one in log.observations] == [None, 0]

@@ -327,6 +327,12 @@ def test_what_the_kernel_recorded_is_of_no_known_program() -> None:
     assert recording.runs[0].gaps == ("files and ports of programs that are not known: 1, first at line 1",)
 
 
+@pytest.mark.parametrize("lines", ["path ./a: read", [1], {"path ./a": "read"}])
+def test_lines_that_are_no_list_are_an_error(lines: Any) -> None:
+    with pytest.raises(ImportFormatError, match=r"^LOG:2: its `ungranted` is no list of lines about files and ports$"):
+        read(log(line(), line(ungranted=lines)))
+
+
 @pytest.mark.parametrize("change", [{"ungranted": []}, {"ungranted": None}, {"count": None}, {"site": "a"}])
 def test_nothing_else_is_unknown(change: dict[str, Any]) -> None:
     with pytest.raises(ImportFormatError):
