@@ -66,6 +66,46 @@ def test_the_section_is_added_and_reported(tmp_path: Path) -> None:
     ]
 
 
+PHASED = """\
+phase serving after epoll_wait
+
+path /usr/lib/x86_64-linux-gnu: read
+path /var/x86_64-linux-gnu: read, write
+
+arch_prctl: option == ARCH_SET_FS
+bind: allow until serving
+epoll_wait: allow
+"""
+
+
+def test_phases_places_and_what_needs_no_call_are_reported(tmp_path: Path) -> None:
+    status, said, error = callfence(tmp_path, "carry", "app.policy", "--to", "aarch64", text=PHASED)
+    assert (status, error) == (0, "")
+    assert said.splitlines()[1:] == [
+        "  epoll_wait -> epoll_pwait",
+        "proved: aarch64 allows no effect that x86_64 denies",
+        "proved: the same effects for 2 of 2 calls",
+        "wider: epoll_wait -> epoll_pwait: epoll_pwait also blocks signals while it waits, which the program can do by "
+        "rt_sigprocmask",
+        "needs no call there: arch_prctl: option == ARCH_SET_FS: elsewhere a register that the program sets itself holds the "
+        "address of thread-local storage",
+        "phase serving: begins after epoll_pwait, too",
+        "added: path /usr/lib/aarch64-linux-gnu: read",
+        "not added, because it permits changes: path /var/aarch64-linux-gnu: read, write, "
+        "beside path /var/x86_64-linux-gnu: read, write",
+    ]
+
+
+def test_a_container_profile_is_not_replaced_by_a_policy(tmp_path: Path) -> None:
+    profile = '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}'
+    status, said, error = callfence(tmp_path, "carry", "app.policy", "--to", "aarch64", text=profile)
+    refused = "app.policy is a container profile, not a policy: write the policy to another file, by -o OUT"
+    assert (status, said, error) == (2, "", f"callfence carry: {refused}\n")
+    assert (tmp_path / "app.policy").read_text() == profile
+    assert callfence(tmp_path, "carry", "app.policy", "--to", "aarch64", "-o", "out.policy")[0] == 0
+    assert parse_file(tmp_path / "out.policy").policy.entries[Arch.AARCH64]
+
+
 def test_reasons_accept_the_same_findings_there(tmp_path: Path) -> None:
     callfence(tmp_path, "carry", "app.policy", "--to", "aarch64")
     findings = [finding for finding in lint(parse_file(tmp_path / "app.policy")) if finding.rule == "execute"]
