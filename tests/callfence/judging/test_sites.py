@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import parse
 
 from callfence.judging import sites
 from callfence.judging.sites import Site, Symbols
+from callfence.policygen.recording.model import Observation, Recording, Run
+from callfence.policygen.review.judgement import judge
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from conftest import Commands
 
@@ -196,3 +200,70 @@ def test_symbols_without_end_are_not_read(
     found = Symbols()
     assert found.describe(site).startswith("callsite+")
     assert list(found.problems()) == [f"no symbols of {file}: its symbol table cannot be read"]
+
+
+# Recordings of many calls
+
+
+NAMES = [f"/{folder}/{name}" for folder in "abcd" for name in "efg"]
+
+
+def opened(place: int, count: int = 1, names: Sequence[str] = (), call: str = "openat") -> Observation:
+    facts = tuple(f'filename="{name}"' for name in names)
+    number, registers = table(Arch.X86_64).by_name[call].number, (3, 0, 0, 0, 0, 0)
+    return Observation(Arch.X86_64.audit, number, (None,) * 4, f"/bin/{place}", (count,), f"app+{place}", registers, facts)
+
+
+def recording(observations: Iterable[Observation]) -> Recording:
+    run = Run("1", 0, ("/bin/app",), 0, complete=True)
+    return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
+
+
+LAST = '    openat(dfd=3, filename="/8", flags=O_RDONLY, mode=0)'
+
+
+@pytest.mark.parametrize(("count", "last"), [(8, LAST), (10, "  ... and 2 call sites more")])
+def test_eight_call_sites_are_shown_with_the_most_calls_first(count: int, last: str) -> None:
+    made = [opened(place, 20 - place, [f"/{place}"]) for place in range(1, count + 1)]
+    lines = [*sites.site_lines(made, recording(made), Symbols())]
+    assert [line.partition(": ")[2] for line in lines if "first at" in line] == [
+        f"{20 - place} calls, such as" for place in range(1, 9)
+    ]
+    assert lines[-1] == last
+
+
+@pytest.mark.parametrize(("count", "last"), [(9, 'filename="/c/g"'), (10, "1 more"), (12, "3 more")])
+def test_eight_more_facts_about_calls_are_shown(count: int, last: str) -> None:
+    call, others = sites.such_as([opened(1, names=NAMES[:count])])
+    assert call == 'openat(dfd=3, filename="/a/e", flags=O_RDONLY, mode=0)'
+    assert others[:8] == [f'filename="{name}"' for name in NAMES[1:9]] and others[-1] == last
+
+
+CALLS = ["bind", "chdir", "chmod", "chown", "link", "listen", "mkdir", "mount", "rename", "rmdir", "symlink", "sync", "unlink"]
+
+
+def behind(calls: Sequence[str], *observations: Observation) -> list[str]:
+    """The lines that a comment has about calls that a change allows."""
+    old, new = parse("exit: allow\n"), parse("exit: allow\n" + "".join(f"{call}: allow\n" for call in calls))
+    lines = [*sites.behind_lines(old.policy, new.policy, judge(old, new).relevant, recording(observations))]
+    assert lines[:3] == ["", "Recorded calls that need it:", ""]
+    return lines[3:]
+
+
+@pytest.mark.parametrize("count", [12, 13])
+def test_a_comment_names_twelve_calls(count: int) -> None:
+    lines = behind(CALLS[:count], *(opened(1, call=call) for call in CALLS[:count]))
+    assert len(lines) == count
+    assert (lines[-1] == "- ... and 1 call more: `callfence why` prints all of it") == (count == 13)
+
+
+@pytest.mark.parametrize(("count", "end"), [(3, "mode=0)`"), (4, "; and 1 more place"), (5, "; and 2 more places")])
+def test_a_comment_names_three_places_of_a_call(count: int, end: str) -> None:
+    (line,) = behind(["openat"], *(opened(place) for place in range(count)))
+    assert line.count("` at `") == 3 and line.endswith(end)
+
+
+@pytest.mark.parametrize(("count", "end"), [(5, ', `filename="/b/f"`'), (6, ', `filename="/b/f"`, `...`')])
+def test_a_comment_names_four_more_facts(count: int, end: str) -> None:
+    (line,) = behind(["openat"], opened(1, names=NAMES[:count]))
+    assert line.count("`filename=") == 4 and line.endswith(end)
