@@ -133,7 +133,7 @@ def _attached(name: str) -> tuple[str, str]:
     if text.startswith("{"):
         try:
             is_log = all("event" in json.loads(line) for line in text.splitlines() if line.strip())
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             is_log = False
         if is_log:
             return "Log", text
