@@ -241,7 +241,7 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
         yield f"    {call}"
         yield from (f"      and {fact}" for fact in facts)
     if len(sites) > MAX_SITES:
-        yield f"  ... and {len(sites) - MAX_SITES} call sites more"
+        yield f"  ... and {plural(len(sites) - MAX_SITES, 'call site')} more"
 
 
 def started_as(recording: Recording) -> dict[str, tuple[str, ...]]:

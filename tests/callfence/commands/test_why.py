@@ -39,6 +39,23 @@ def test_learned_rules_come_before_what_is_implied(tmp_path: Path, capsys: pytes
     assert any(line.startswith("  implied 1: ") for line in lines[2:])
 
 
+@pytest.mark.parametrize(("warm", "last"), [(1, "1 incremental run more: calls"), (2, "2 incremental runs more: calls")])
+def test_runs_that_recorded_only_what_was_new_are_counted(
+    warm: int, last: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run in which a call was recorded is named, though it was such a run; other runs did not need the call."""
+    (tmp_path / "it.policy").write_text("read: allow\n")
+    kinds = [False, True, False, *[True] * warm]
+    runs = tuple(Run(f"id{index}", index, ("app",), index, True, warm=is_warm) for index, is_warm in enumerate(kinds))
+    counts = (1, 1, *[0] * (1 + warm))
+    seen = Observation(Arch.X86_64.audit, READ, (3,), "/bin/a", counts, "/lib/a+0x10", (3, 0, 0, 0, 0, 0))
+    recording_file.save(tmp_path / "it.rec", Recording(runs, (seen,)))
+    assert why.main(["--recording", str(tmp_path / "it.rec"), str(tmp_path / "it.policy"), "read"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("run ")] == ["run 1  id0  status 0  app", "run 2  id1  status 1  app"]
+    assert [line for line in lines if "incremental" in line] == [f"{last} that the policy allowed by then were not recorded"]
+
+
 def test_a_call_newer_than_the_table_is_not_denied_explicitly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "it.policy").write_text("table 5.10\ndefault allow\nread: allow\n")
     assert why.main([str(tmp_path / "it.policy"), "cachestat(fd=0)"]) == 1

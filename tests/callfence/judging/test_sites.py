@@ -222,7 +222,7 @@ def recording(observations: Iterable[Observation]) -> Recording:
 LAST = '    openat(dfd=3, filename="/8", flags=O_RDONLY, mode=0)'
 
 
-@pytest.mark.parametrize(("count", "last"), [(8, LAST), (10, "  ... and 2 call sites more")])
+@pytest.mark.parametrize(("count", "last"), [(8, LAST), (9, "  ... and 1 call site more"), (10, "  ... and 2 call sites more")])
 def test_eight_call_sites_are_shown_with_the_most_calls_first(count: int, last: str) -> None:
     made = [opened(place, 20 - place, [f"/{place}"]) for place in range(1, count + 1)]
     lines = [*sites.site_lines(made, recording(made), Symbols())]

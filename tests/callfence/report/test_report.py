@@ -20,6 +20,7 @@ from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
 from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi.waits import bits
 from tests.formats.outputs import check_output
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
@@ -172,6 +173,27 @@ def test_phases(tmp_path: Path) -> None:
     assert page.headings[:1] == [1] and "phases" in page.ids
 
 
+def test_phases_of_a_recording(tmp_path: Path) -> None:
+    """Calls made before the trigger, before and after it, and after it alone; and dangerous calls that stay."""
+    seen = Aggregator()
+    for name, waits in [("bind", [0]), ("getpid", [0, 1]), ("gettid", [1]), ("getuid", [1])]:
+        counter = seen.counter("/bin/x", Event(Arch.X86_64.audit, NUMBERS[name], (0, 0, 0, 0, 0, 0)), str)
+        counter[0] += 1
+        counter[1].update(after * bits(("epoll_pwait",)) for after in waits)
+    it = Run("1", 1, ("x",), 0, True, waits=(0, bits(("epoll_pwait",))))
+    recording_file.save(tmp_path / "it.rec", Recording((it,), seen.observations()))
+    lines = ["phase serving after epoll_pwait", "epoll_pwait: allow", "bind: allow until serving", "execve: allow"]
+    lines.append("ptrace: request == PTRACE_PEEKDATA || request == PTRACE_POKEDATA until serving")
+    (tmp_path / "it.policy").write_text("\n".join(lines) + "\n")
+    page = checked(run(tmp_path, "report", "it.policy", "--recording", "it.rec").stdout)
+    said = " ".join(page.said)
+    counts = "1 kind of call before it only 1 kind of call before and after it 2 kinds of call after it only"
+    assert f"Seen in recorded runs: {counts}" in said
+    assert "Dangerous calls that stay allowed:" in said and "No dangerous call" not in said
+    risk = said.partition("Allowed until then")[2].partition("Dangerous calls")[0]
+    assert risk.count("stays in part") == 1 and re.search(r"ptrace: request == PTRACE_POKEDATA \w+  stays in part", risk)
+
+
 def test_what_became_possible_is_marked_and_comes_first(learned: Path) -> None:
     """With the program that does it; without another policy nothing is new."""
     text = run(learned, "report", "it.policy", "--against", "old.policy").stdout
@@ -231,6 +253,14 @@ def test_without_a_recording(learned: Path, tmp_path: Path) -> None:
 def test_one_run_says_nothing(learned: Path) -> None:
     page = checked(run(learned, "report", "old.policy").stdout)
     assert "One run says nothing about the next one: record more runs." in page.said
+
+
+def test_accepted_risks_are_counted_and_say_why(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("ptrace: allow # why: it is a debugger\nreboot: allow\n")
+    said = " ".join(checked(run(tmp_path, "report", "it.policy").stdout).said)
+    assert "1 accepted by a comment" in said and "Accepted it is a debugger" in said
+    (tmp_path / "it.policy").write_text("reboot: allow\n")
+    assert "accepted by a comment" not in " ".join(checked(run(tmp_path, "report", "it.policy").stdout).said)
 
 
 def test_an_empty_policy(tmp_path: Path) -> None:

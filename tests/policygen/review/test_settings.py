@@ -44,6 +44,57 @@ def test_settings(old: str, new: str, expected: list[tuple[str, str, str]]) -> N
     assert said(old, new) == expected
 
 
+ANY = "calls that no entry names"
+NEWER = "calls that are newer than its table"
+TABLE = "calls that are newer than this kernel get the action `unknown`, older ones `default`"
+OPTIONAL = f"phases optional\n{PHASED}"
+BOTH = "scope signals, abstract sockets\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("default kill\n", "default allow\n", [("danger", f"{ANY} are allowed, though no one has considered them")]),
+        ("default allow\n", "default kill\n", [("note", f"{ANY} end the process")]),
+        ("default log\n", "default allow\n", [("note", f"{ANY} are allowed, though no one has considered them")]),
+        ("default errno EPERM\n", "default errno EACCES\n", [("note", f"{ANY} fail, and the program goes on")]),
+        ("unknown kill\n", "unknown errno ENOSYS\n", [("warning", f"{NEWER} fail, and the program goes on")]),
+        ("unknown allow\n", "unknown log\n", [("note", f"{NEWER} are allowed, though no one has considered them, and logged")]),
+        ("arm exec\n", "arm now\n", [("note", "the filter takes effect before the program starts")]),
+        ("arm now\n", "arm exec\n", [("warning", "the filter takes effect at the program's first instruction")]),
+        (
+            "arm exec\n",
+            "arm entry\n",
+            [("warning", "the filter takes effect after the dynamic loader, which runs without a filter")],
+        ),
+        ("arm entry\n", "arm exec\n", [("note", "the filter takes effect at the program's first instruction")]),
+        ("", "read: allow\narch i386\n", [("warning", "programs of i386 are no longer killed")]),
+        ("read: allow\narch i386\n", "", [("note", "programs of i386 are killed")]),
+        (PHASED, OPTIONAL, [("danger", "a process that cannot enter its phase goes on with its start-up permissions")]),
+        (OPTIONAL, PHASED, [("note", "a process that cannot enter its phase is killed")]),
+        (BOTH, "scope none\n", [("warning", "signals and abstract sockets reach any process of its user")]),
+        ("scope none\n", BOTH, [("note", "signals and abstract sockets reach only processes of the program")]),
+        (
+            "scope signals\n",
+            "scope abstract sockets\n",
+            [
+                ("warning", "signals reach any process of its user"),
+                ("note", "abstract sockets reach only processes of the program"),
+            ],
+        ),
+        ("", "implied 1\n", [("note", "calls that grant nothing beyond its entries are allowed without an entry")]),
+        ("implied 1\n", "", [("note", "calls that grant nothing beyond its entries need an entry again")]),
+        ("", "portable\n", [("note", "learn adds what other C libraries call instead")]),
+        ("portable\n", "", [("note", "learn no longer adds what other C libraries call instead")]),
+        ("table 6.1\n", "table 6.6\n", [("note", TABLE)]),
+        ("table 6.6\n", "table 6.1\n", [("note", TABLE)]),
+    ],
+)
+def test_what_each_setting_means(old: str, new: str, expected: list[tuple[str, str]]) -> None:
+    found = settings(parse(f"{old}read: allow\n").policy, parse(f"{new}read: allow\n").policy)
+    assert [(str(setting.level), setting.says) for setting in found] == expected
+
+
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
