@@ -224,7 +224,7 @@ def _phases(learned: Learned) -> list[tuple[str, str]]:
     if not phases:
         return rows
     followed = [run for run in learned.recording.plain().runs if run.waits]
-    if not any(run.status is not None and run.status >= 0 for run in followed):
+    if followed and not any(run.status is not None and run.status >= 0 for run in followed):
         rows.append(("phases", "no run ended by itself: what its end needs may be denied by then"))
     if may_install_filters(resolved(learned.generated.document.policy)):
         why = "it may install filters, and is killed if one denies the calls by which `enforce` puts it into a phase"

@@ -19,6 +19,7 @@ from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi.waits import bits
 
 NAMES = table(Arch.X86_64).by_name
 Call = tuple[str, int]
@@ -221,6 +222,127 @@ ROWS: dict[str, tuple[Learned, dict[str, list[str]]]] = {
     "implied": (
         learned("implied 1\nread: allow\n", implied=2),
         {"implied": ["2 kinds of call that grant nothing beyond the policy's lines (callfence show --implied)"]},
+    ),
+}
+PHASED = "phase serving after epoll_wait\ntcp bind: none\nepoll_wait: allow\nbind: allow until serving\n"
+OF_PHASED = {
+    "TCP ports": ["bind none"],
+    "policy": ["2 syscalls, 2 rules, 0 syscalls with conditions on arguments"],
+}
+WAITS, ACCEPTS = bits(("epoll_wait",)), bits(("accept",))
+WAS_THERE = "was there before: the policy does not let the program make it, as it must after"
+IN_RUN = "it may write, create everything in /run"
+TO_HOST = "to confine it to hosts, learn it anew with --fresh --hosts"
+ROWS |= {
+    "phases, all entered": (learned(PHASED, runs=(RUN._replace(waits=(0, WAITS, WAITS | ACCEPTS)),)), OF_PHASED),
+    "phases, not followed": (learned(PHASED), OF_PHASED),
+    "phases, no end": (
+        learned(PHASED, runs=(RUN._replace(waits=(0, WAITS), status=-9),)),
+        OF_PHASED
+        | {
+            "this run": ["0 calls looked at, ended by signal 9"],
+            "phases": ["no run ended by itself: what its end needs may be denied by then"],
+        },
+    ),
+    "phases, not entered": (
+        learned(PHASED, runs=(RUN._replace(waits=(0, ACCEPTS)),)),
+        OF_PHASED | {"phases": ["no process of this run has entered serving"]},
+    ),
+    "phases, one not entered": (
+        learned(PHASED, runs=(RUN._replace(waits=(0, WAITS, ACCEPTS)),)),
+        OF_PHASED
+        | {
+            "phases": [
+                "a process that accepts connections never entered serving, and keeps its start-up permissions: "
+                "choose another trigger"
+            ]
+        },
+    ),
+    "phases, filters of its own": (
+        learned(f"{PHASED}seccomp: allow\n", runs=(RUN._replace(waits=(0, WAITS)),)),
+        OF_PHASED
+        | {
+            "policy": ["3 syscalls, 3 rules, 0 syscalls with conditions on arguments"],
+            "phases": [
+                "it may install filters, and is killed if one denies the calls by which `enforce` puts it into a phase: "
+                "then learn it again with --fresh, without --phases"
+            ],
+        },
+    ),
+    "left": (
+        learned(
+            "path /var/log: read, write\npath /run: read\nread: allow\n",
+            runs=(RUN._replace(files=(("left", "/run/x", "/app"), ("left", "/var/log/x.log", "/app"))),),
+        ),
+        {
+            "files": ["2 lines; this run used 0 files or folders"],
+            "not learned": [
+                f"/run/x {WAS_THERE} the machine's next start: remove it, learn a start",
+                f"/var/log/x.log {WAS_THERE} a rotation of logs: remove it, learn a start",
+            ],
+        },
+    ),
+    "made": (
+        learned(
+            "path /run: read, write, create\npath /srv: read, write, create, remove\nread: allow\n",
+            runs=(RUN._replace(files=(("made", "/run/x/", ""), ("made", "/run/x.pid", ""), ("made", "/srv/y", ""))),),
+        ),
+        {
+            "files": ["2 lines; this run used 0 files or folders"],
+            "to narrow": [
+                f"let it make x.pid in a folder of its own, such as /run/x: {IN_RUN}",
+                f"learn it again with --fresh, now that x/ is there: {IN_RUN}",
+            ],
+        },
+    ),
+    "made, two folders": (
+        learned(
+            "path /run: read, write, create\nread: allow\n",
+            runs=(RUN._replace(files=(("made", "/run/x/", ""), ("made", "/run/y/", ""))),),
+        ),
+        {
+            "files": ["1 line; this run used 0 files or folders"],
+            "to narrow": [f"learn it again with --fresh, now that x/, y/ are there: {IN_RUN}"],
+        },
+    ),
+    "hosts, not recorded": (
+        learned(
+            "path /etc: read\ntcp connect: 443\ntcp connect a.b: 80\nread: allow\n",
+            runs=(RUN._replace(files=(("tcp connect", "443", "/app"),)),),
+        ),
+        {
+            "files": ["1 line; this run used 0 files or folders"],
+            "hosts": [
+                "any host 443, by UDP any host any, a.b 80",
+                f"`tcp connect: 443` stays, since hosts were not recorded in run 1: {TO_HOST}",
+            ],
+        },
+    ),
+    "hosts, not recorded in many": (
+        learned(
+            "tcp connect: 443\ntcp connect a.b: 80\nread: allow\n",
+            runs=tuple(RUN._replace(id=str(number), files=(("tcp connect", "443", "/app"),)) for number in range(5)),
+        ),
+        {
+            "hosts": [
+                "any host 443, by UDP any host any, a.b 80",
+                f"`tcp connect: 443` stays, since hosts were not recorded in runs 1, 2, 3, 4 ...: {TO_HOST}",
+            ],
+            "how sure": [
+                "5 runs; each needed only rules that others needed, too; at least 55 of 100 further runs need nothing new "
+                "(95% confidence)"
+            ],
+        },
+    ),
+    "nothing confined": (
+        learned("openat: allow\nconnect: allow\nbind: allow\n"),
+        {
+            "leaves open": [
+                "it may open any file that its user may (learn --files confines them); it may connect to any TCP port; "
+                "it may serve on any TCP port"
+            ],
+            "policy": ["3 syscalls, 3 rules, 0 syscalls with conditions on arguments"],
+        },
     ),
 }
 STANDARD = {
