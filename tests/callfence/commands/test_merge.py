@@ -173,6 +173,7 @@ def test_meanings_that_contradict_are_a_conflict(
     text = (repository / "p.policy").read_text()
     assert text.count("<<<<<<< ours\n") == text.count("=======\n") == text.count(">>>>>>> theirs\n") == 1
     assert "fsync: allow\n" in text
+    assert f"p.policy: conflict in {name}: " in done.stderr
     lines = text.splitlines()
     sides: list[list[str]] = []
     for start, end in (("<<<<<<< ours", "||||||| base"), ("=======", ">>>>>>> theirs")):
@@ -187,6 +188,7 @@ def test_meanings_that_contradict_are_a_conflict(
 def test_what_cannot_be_read_is_merged_by_lines(repository: Path) -> None:
     done = merged(repository, BASE + "this is no policy\n", BASE.replace("close: allow", "close: fd == 3"))
     assert done.returncode == 1
+    assert "callfence merge: p.policy: a version cannot be parsed, so lines are merged, not meanings: check the" in done.stderr
     assert "this is no policy" in (repository / "p.policy").read_text()
 
 
