@@ -142,6 +142,26 @@ def test_the_status_at_the_end(place):
     assert status == 3 or (status is None and not kernels.is_there(feature("the exit status")))
 
 
+LANDLOCK = {1: (5, 13), 2: (5, 19), 3: (6, 2), 4: (6, 7), 5: (6, 10), 6: (6, 12), 7: (6, 15)}
+"""Version of Landlock's ABI -> the version of Linux that has it (Documentation/userspace-api/landlock.rst)."""
+
+
+@pytest.mark.parametrize("row", [row for row in kernels.FEATURES if row.landlock], ids=lambda row: row.name)
+def test_landlock_decides_whether_a_feature_is_there(monkeypatch, row):
+    assert row.since == LANDLOCK[row.landlock]
+    for version, is_there in ((row.landlock - 1, False), (row.landlock, True), (row.landlock + 1, True)):
+        monkeypatch.setattr(kernels.kernel, "landlock_abi", lambda version=version: version)
+        assert kernels.is_there(row) == is_there
+
+
+@pytest.mark.parametrize("row", [row for row in kernels.FEATURES if not row.landlock], ids=lambda row: row.name)
+def test_the_version_of_linux_decides_whether_another_feature_is_there(monkeypatch, row):
+    major, minor = row.since
+    for release, is_there in ((f"{major}.{minor - 1}.9", False), (f"{major}.{minor}", True), (f"{major + 1}.0", True)):
+        monkeypatch.setattr(os, "uname", lambda release=release: SimpleNamespace(release=release))
+        assert kernels.is_there(row) == is_there
+
+
 def test_the_page_has_the_table_of_the_code():
     page = Path(__file__).parents[3] / "docs" / "kernels.md"
     before, _, rest = page.read_text().partition("| feature |")
