@@ -28,7 +28,7 @@ from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import ACCEPTS, bits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from callfence.learning.store import Learned
     from callfence.policygen.learning.generate import New
@@ -124,12 +124,18 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         rows.append(("widened", f"rules allow more than was seen in {places} (callfence why POLICY)"))
     rows += [
         ("how sure", sureness(estimated(plain, policy))),
-        ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
+        ("run it next", "; ".join((*run_next(plain), *_elsewhere(plain))) or "in other ways: the recording suggests none"),
     ]
     rows += [("not learned", text) for text in _when_gone(policy, plain)]
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
+
+
+def _elsewhere(plain: Recording) -> Iterator[str]:
+    """Yield advice for runs on another machine, as `run_next` gives it: on several processors many programs start threads."""
+    if len(os.sched_getaffinity(0)) == 1 and any(call.name == "sched_getaffinity" for call in plain.observations):
+        yield "with more processors"
 
 
 def _hosts(learned: Learned) -> list[tuple[str, str]]:

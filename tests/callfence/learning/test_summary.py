@@ -361,6 +361,18 @@ def test_rows(name: str) -> None:
     assert found == STANDARD | rows
 
 
+@pytest.mark.parametrize(
+    ("processors", "call", "is_said"),
+    [({0}, "sched_getaffinity", True), ({0, 1}, "sched_getaffinity", False), ({3}, "sched_setaffinity", False)],
+)
+def test_a_program_that_asks_for_processors_where_there_is_one_may_do_more_with_several(
+    processors: set[int], call: str, is_said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: processors)
+    (row,) = table_of(learned("read: allow\n", recording=(observed(call, 1),)))["run it next"]
+    assert row.endswith("; with more processors") is is_said
+
+
 WRITES = new("write: fd == 1", first=True)
 READS = new("read: fd == 0", first=False, phase="later")
 LINE = Difference("path /etc", "read", "")
