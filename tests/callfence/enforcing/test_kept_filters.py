@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from calls import for_this_machine
 
+from callfence.enforcer.errors import EnforceError
 from callfence.enforcing import cache
 from callfence.enforcing.compile import misfit
 from callfence.enforcing.filters import VARIANTS, compiled
 from callfence.enforcing.sealed import Compiled, bundle, seal, unbundle, unseal
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
+from callfence.policygen.filter.compile import CompileError
+from callfence.policygen.filter.libseccomp import LibseccompError
 
 ROOT = Path(__file__).parents[3]
 EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
@@ -100,6 +103,26 @@ def test_what_the_helper_relies_on_is_compared_with_the_policy(tmp_path: Path, f
     assert misfit(filter_) == ""
     setattr(filter_, fact, not getattr(filter_, fact))
     assert misfit(filter_)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_filtered", "is_advised"),
+    [(LibseccompError, True, True), (LibseccompError, False, False), (CompileError, True, False)],
+)
+def test_where_a_filter_denies_what_compiling_needs_it_can_be_compiled_before(
+    error: type[Exception], is_filtered: bool, is_advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error("it fails")
+
+    (tmp_path / "it.policy").write_text(for_this_machine("read: allow\n"))
+    monkeypatch.setattr("callfence.enforcing.filters.compiled_from", fails)
+    monkeypatch.setattr("callfence.enforcer.launch.is_filtered", lambda: is_filtered)
+    name = str(tmp_path / "it.policy")
+    with pytest.raises(EnforceError) as caught:
+        compiled(name, "report", cached=False)
+    remedy = f"; compile the policy before: `callfence compile -o FILE {name}`, then `enforce --compiled FILE`"
+    assert str(caught.value) == f"{name}: it fails{remedy * is_advised}"
 
 
 def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:

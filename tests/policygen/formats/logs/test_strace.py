@@ -258,6 +258,13 @@ def test_the_start_is_not_part_of_the_run_and_names_it() -> None:
     assert read("7 getpid() = 7").runs[0].complete is False
 
 
+def test_the_status_of_a_run_is_that_of_its_first_process() -> None:
+    log = read("7 clone(child_stack=NULL, flags=SIGCHLD) = 8", "7 +++ exited with 3 +++", "8 +++ exited with 0 +++")
+    assert (log.runs[0].status, log.runs[0].complete) == (3, True)
+    log = read("7 clone(child_stack=NULL, flags=SIGCHLD) = 8", "8 +++ killed by SIGTERM +++")
+    assert (log.runs[0].status, log.runs[0].complete) == (None, False)
+
+
 def test_two_halves_of_a_call_are_one() -> None:
     log = read(
         '7 openat(AT_FDCWD, "a", O_RDONLY <unfinished ...>',
