@@ -92,6 +92,20 @@ def test_a_rule_without_comparisons_takes_precedence_and_the_first_of_several_co
         assert bpf.run(compiled(profiles.read(profile(*rules), "p"), [Arch.X86_64]), event) == bpf.ret(action)
 
 
+@pytest.mark.parametrize(
+    ("fields", "errno"),
+    [({}, 1), ({"errnoRet": 5}, 5), ({"errno": "EACCES"}, 13), ({"errno": "EACCES", "errnoRet": 5}, 13)],
+)
+def test_the_name_of_an_error_takes_precedence_over_its_number(fields: dict[str, Any], errno: int) -> None:
+    """Podman's profiles have both (containers/common, pkg/seccomp)."""
+    found = read(profile({"names": ["dup"], "action": "SCMP_ACT_ERRNO", **fields}, defaultAction="SCMP_ACT_ALLOW")).policy
+    event = Event(Arch.X86_64.audit, NUMBER["dup"], (1, 0, 0, 0, 0, 0))
+    assert evaluate(found, event) == Action(ActionKind.ERRNO, errno)
+    named = {f"default{name[0].upper()}{name[1:]}": value for name, value in fields.items()}
+    found = read(profile({"names": ["dup"], **ALLOWED}, defaultAction="SCMP_ACT_ERRNO", **named)).policy
+    assert found.default == Action(ActionKind.ERRNO, errno)
+
+
 KILLED = {"action": "SCMP_ACT_KILL_PROCESS"}
 
 
