@@ -146,10 +146,13 @@ class Listener:
                 time.sleep(_DELAY)  # any program of this user may take our descriptors, by connections
                 continue
             user = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-            if user == os.geteuid():
-                self._answers.serve(connection)
-            else:
-                connection.close()
+            try:
+                if user == os.geteuid():
+                    self._answers.serve(connection)
+                    continue
+            except RuntimeError:  # no thread can be started: RLIMIT_NPROC, the cgroup's pids.max
+                time.sleep(_DELAY)
+            connection.close()
 
 
 def _taken(decided: object) -> tuple[str, str]:

@@ -91,7 +91,9 @@ def _digests(path: Path) -> set[bytes]:
         with pq.ParquetFile(path) as file:
             batches = file.iter_batches(columns=["digest"])
             return {bytes.fromhex(digest) for batch in batches for digest in batch.column(0).unique().to_pylist()}
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:  # Arrow raises others for contents that it cannot read
+            raise
         raise UserError(f"{path} is damaged ({error}): move its part away, and add its files again") from error
 
 

@@ -47,6 +47,7 @@ class Refusal:
         """The policy's file, the beginning of the line that would grant it, and what that line grants after its colon."""
         self.why = why
         self.error = error
+        """The errno with which the call fails, by name; "" if its process is killed."""
 
     @property
     def rule(self) -> Rule:

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 _OPEN = os.O_PATH | os.O_CLOEXEC
 _MAX_NAMES = 1024
 """The most names of folders and links on the way to a file: links can make it 80,000, and the program's other calls wait."""
-NAME_SERVICES = (b"/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve", b"/run/avahi-daemon/socket")
+NAME_SERVICES = (
+    b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve", b"/run/avahi-daemon/socket",
+    b"/var/run/avahi-daemon/socket",
+)  # fmt: skip
 """Sockets of services that look up names for programs: nscd(8), systemd-resolved(8), avahi-daemon(8).  Where names are
-confined, these are not there, so that C libraries ask a name server."""
+confined, these are not there, so that C libraries ask a name server.  C libraries say /var/run, which may be a folder."""
 
 
 class UnclearError(UserError):

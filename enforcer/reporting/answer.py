@@ -230,14 +230,15 @@ class Answers:
 
     def _answered(self, request: Request, verdict: Verdict, answer: str) -> None:
         """Answer a call that waited for an answer to its question."""
-        from callfence.enforcer.reporting.asker import GRANTING
+        from callfence.enforcer.reporting.asker import GRANTING, KILL
+        from callfence.policygen.model import KILL as KILLED
 
         try:
             if answer in GRANTING:
                 self._run(request)
                 return
-            action = self._loaded.report(request, verdict)
-            self._apply(request, None if answer == "kill" else action)
+            verdict = verdict._replace(action=KILLED) if answer == KILL else verdict
+            self._apply(request, self._loaded.report(request, verdict))
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             return
         except Exception as error:

@@ -130,15 +130,26 @@ class Peers:
 
     def _answered(self, request: Request, verdict: Verdict, refusal: Refusal, answer: str) -> None:
         """Make, or fail, a call that waited for an answer to its question."""
-        from callfence.enforcer.reporting.asker import GRANTING
+        from callfence.enforcer.hosts.targets import Refusal
+        from callfence.enforcer.reporting.asker import GRANTING, KILL
+        from callfence.policygen.model import KILL as KILLED
 
         if self._mediator is None:
             return
         if answer in GRANTING:
             self._mediator.make_again(request, refusal.rule)
             return
-        attempt(lambda: self._loaded.reports.report_peer(request, verdict, refusal))
-        if answer == "kill":
+        kills = answer == KILL
+
+        def report() -> None:
+            if kills:
+                killed = verdict._replace(action=KILLED), Refusal(refusal.lacking, refusal.why, error="")
+                self._loaded.reports.report_peer(request, *killed)
+            else:
+                self._loaded.reports.report_peer(request, verdict, refusal)
+
+        attempt(report)
+        if kills:
             attempt(lambda: end_process(request))
         else:
             self._mediator.refuse(request, errno.EACCES)

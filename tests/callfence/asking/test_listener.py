@@ -98,12 +98,19 @@ def test_what_is_no_question_ends_its_connection(tmp_path: Path, line: bytes, mo
     assert not reports
 
 
-def test_connections_without_end_do_not_end_the_listener(tmp_path: Path) -> None:
-    """Afterwards it answers as before."""
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "resource.RLIMIT_NOFILE, 20",
+        "resource.RLIMIT_AS, (100 << 20) + 4096 * int(open('/proc/self/statm').read().split()[0])",
+    ],
+)
+def test_connections_without_end_do_not_end_the_listener(tmp_path: Path, limit: str) -> None:
+    """Afterwards it answers as before.  Each takes a descriptor, and a thread with 8 MiB for its stack."""
     script = (
         "import resource, socket, sys; from callfence import Listener;"
         "listener = Listener(sys.argv[1], lambda question: 'run'); print('ready', flush=True);"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); sys.stdin.read()"
+        f"kind, most = {limit}; resource.setrlimit(kind, (most, most)); sys.stdin.read()"
     )
     path = str(tmp_path / "ask")
     with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -267,9 +267,24 @@ def test_a_damaged_part_is_an_error(lake: Path, capsys: pytest.CaptureFixture[st
     (part / "runs.parquet").write_bytes(b"PAR1")
     status, _, err = run(capsys, "ask", lake, "contents")
     assert status == 2 and "DuckDB failed" in err and "runs.parquet" in err
-    (part / "files.parquet").write_bytes(b"PAR1")
+
+
+@pytest.mark.parametrize("how", ["cut", "of others", "data"])
+def test_a_part_with_damaged_digests_is_an_error(lake: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arrow raises an error of its own kind, one of Python's, and an OSError without a number."""
+    (part,) = lake.glob("part-*")
+    files = part / "files.parquet"
+    if how == "cut":
+        files.write_bytes(b"PAR1")
+    elif how == "of others":
+        pq.write_table(pq.read_table(files).drop_columns(["digest"]), files)
+    else:
+        pq.write_table(pa.table({"digest": [f"{number:064x}" for number in range(1000)]}), files, compression="zstd")
+        content = bytearray(files.read_bytes())
+        content[100:1000] = bytes(900)
+        files.write_bytes(content)
     status, _, err = run(capsys, "add", lake, "x.rec")
-    assert status == 2 and f"{part}/files.parquet is damaged" in err
+    assert status == 2 and f"{files} is damaged" in err
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,25 @@ def test_a_name_service_is_not_there_by_another_path(network):
     assert reached(network, done, "name_service_elsewhere") == set()
 
 
+OWN_VAR = ("unshare", "--mount", "sh", "-c", """
+    mount -t tmpfs var /var
+    for service in nscd avahi-daemon; do
+        mkdir -p /var/run/$service && touch /var/run/$service/socket && mount --bind forbidden/stream /var/run/$service/socket
+    done
+    exec "$@"
+""", "sh")  # fmt: skip
+
+
+def test_name_services_are_not_there_where_var_run_is_a_folder(network):
+    """As in Guix; C libraries ask nscd at `/var/run/nscd/socket`."""
+    network.place.policy(policy("tcp connect name.example.org: 7000\ntcp connect 10.77.0.1: 7000\n"), "names.policy")
+    done = network.plain("name_services_of_var", under=OWN_VAR)
+    assert reached(network, done, "name_services_of_var") == {"unix forbidden"}
+    done = network.enforce("name_services_of_var", under=OWN_VAR, policy="names.policy")
+    assert outcomes(done.stdout) == {"name_services_of_var": "connect=ENOENT connect=ENOENT"}, done.stderr
+    assert reached(network, done, "name_services_of_var") == set()
+
+
 @pytest.mark.parametrize("attack", ["links_in_chroot", "links_in_namespace"])
 def test_links_lead_out_of_no_other_root(network, attack):
     """Where unix sockets are not confined, the helper connects in the program's place, but from its own root."""

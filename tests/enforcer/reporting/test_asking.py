@@ -130,6 +130,12 @@ def test_kill(place: Workplace, answerer: Answerer, default: str) -> None:
     answerer.answer("kill")
     assert process.communicate(timeout=20)[0] == ""
     assert process.returncode == -signal.SIGSYS
+    assert actions(place) == ["kill"]
+
+
+def actions(place: Workplace) -> list[str]:
+    place.wait_for_helpers()
+    return [record["action"] for record in place.records() if record["event"] == "denied"]
 
 
 def test_no_is_what_the_policy_says(place: Workplace, answerer: Answerer) -> None:
@@ -232,6 +238,15 @@ def test_whoever_grants_a_call_grants_no_host_by_that(place: Workplace, answerer
         assert answerer.message()["type"] == "done"
         assert [each["line"] for each in answerer.answer("no")["rule"]] == [f"udp send 127.0.0.1: {port}"]
         assert process.communicate(timeout=20)[0] == "Permission denied\n"
+
+
+def test_kill_for_a_host(place: Workplace, answerer: Answerer) -> None:
+    place.policy(f"{SOME}udp send: none\n", "py.policy")
+    process = ask(place, "-p", "py.policy", sys.executable, "-I", "-S", "-c", SENDS, "9")
+    assert [each["line"] for each in answerer.answer("kill")["rule"]] == ["udp send 127.0.0.1: 9"]
+    assert process.communicate(timeout=20)[0] == ""
+    assert process.returncode == -signal.SIGSYS
+    assert actions(place) == ["kill"]
 
 
 @pytest.mark.only_on("x86_64")

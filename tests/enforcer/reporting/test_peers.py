@@ -109,7 +109,8 @@ def test_an_answer_is_carried_out_though_it_cannot_be_reported(
         make_again=lambda *_: case.done.append("made again"), refuse=lambda _request, number: case.done.append(number)
     )
     monkeypatch.setattr(peers, "end_process", lambda _request: case.done.append("killed"))
-    case.peers._answered(case.request, None, SimpleNamespace(rule=()), answer)
+    verdict = SimpleNamespace(_replace=lambda **_: None)
+    case.peers._answered(case.request, verdict, targets.Refusal([]), answer)
     assert case.done == done
 
 

@@ -1771,6 +1771,12 @@ static void name_service_elsewhere(void)
     umount2("allowed", MNT_DETACH);
 }
 
+static void name_services_of_var(void)  // where /var/run is a folder of its own
+{
+    unix_tell("/var/run/nscd/socket", -1);
+    unix_tell("/var/run/avahi-daemon/socket", -1);
+}
+
 static void links_of_another_root(int (*enter)(void))  // which lead out of it, if they are not followed there
 {
     char path[256], own[100];
@@ -1861,6 +1867,7 @@ static void wide_names(void)  // which lines of a policy would take for more tha
 static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     {"inherited", inherited}, {"name_services", name_services}, {"other_groups", other_groups}, {"own_abstract", own_abstract},
     {"named", named}, {"own_capabilities", own_capabilities}, {"name_service_elsewhere", name_service_elsewhere},
+    {"name_services_of_var", name_services_of_var},
     {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"unix_hidden", unix_hidden}, {"credentials", credentials},
     {"transparent", transparent}, {"wide_names", wide_names},
 #ifdef __x86_64__
