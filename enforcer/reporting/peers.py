@@ -139,17 +139,10 @@ class Peers:
         if answer in GRANTING:
             self._mediator.make_again(request, refusal.rule)
             return
-        kills = answer == KILL
-
-        def report() -> None:
-            if kills:
-                killed = verdict._replace(action=KILLED), Refusal(refusal.lacking, refusal.why, error="")
-                self._loaded.reports.report_peer(request, *killed)
-            else:
-                self._loaded.reports.report_peer(request, verdict, refusal)
-
-        attempt(report)
-        if kills:
+        if answer == KILL:
+            verdict, refusal = verdict._replace(action=KILLED), Refusal(refusal.lacking, refusal.why, error="")
+        attempt(lambda: self._loaded.reports.report_peer(request, verdict, refusal))
+        if answer == KILL:
             attempt(lambda: end_process(request))
         else:
             self._mediator.refuse(request, errno.EACCES)
