@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from callfence.policygen.formats.systemd_enforce import folder_name
 from callfence.policygen.values import replace
 from callfence.services import command, drop_ins, units
 from callfence.services.logs import MAX_SIZE
@@ -283,3 +284,11 @@ def test_what_systemd_takes_for_no_hides_nothing(monkeypatch: pytest.MonkeyPatch
     assert drop_ins.of(unit, "audit", Path("/etc/callfence/it.policy"), ())
     with pytest.raises(UserError, match="which the unit does not see"):
         drop_ins.of(replace(unit, text=f"{unit.text}ProtectHome=tmpfs\n"), "audit", Path("/etc/callfence/it.policy"), ())
+
+
+@pytest.mark.parametrize(
+    ("unit", "folder"),
+    [("nginx", "nginx"), ("postgresql@17-main", "postgresql@17-main"), ("a\\x2db:c", "a+x2db=c"), ("a:b:c", "a=b=c")],
+)
+def test_the_folder_of_a_unit_s_logs_has_no_character_that_systemd_reads_otherwise(unit: str, folder: str) -> None:
+    assert folder_name(unit) == folder

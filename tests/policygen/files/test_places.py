@@ -134,3 +134,11 @@ def test_what_leads_nowhere():
         located(b"$XDG_RUNTIME_DIR/x", [b"XDG_RUNTIME_DIR=run"])
     with pytest.raises(PlaceError, match="XDG_RUNTIME_DIR is /, and the policy has path"):
         located(b"$XDG_RUNTIME_DIR", [b"XDG_RUNTIME_DIR=/"])
+
+
+@pytest.mark.parametrize(
+    ("top", "rights"), [(b"/", 1), (b"/a/", 1), (b"/a/b/", 1 | 2), (b"/a/b/c/d/", 1 | 2 | 4), (b"/a/bc/", 1 | 8)]
+)
+def test_rights_on_the_folders_above_hold_in_a_folder(top, rights):
+    held = {b"/": 1, b"/a/": 0, b"/a/b/": 2, b"/a/b/c/d/": 4, b"/a/bc/": 8}
+    assert places._united(held, top) == rights

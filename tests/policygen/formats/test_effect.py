@@ -6,8 +6,9 @@ import pytest
 from calls import parse
 
 from callfence.policygen.formats import Addition, Direction, Loss
-from callfence.policygen.formats.effect import losses
+from callfence.policygen.formats.effect import fitted, losses
 from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind
 
 WIDER, NARROWER, OTHER = Direction.WIDER, Direction.NARROWER, Direction.OTHER
 CONDITIONS = "it cannot express these conditions on arguments"
@@ -40,3 +41,14 @@ def test_what_is_lost(policy: str, effect: str, expected: list[Loss]) -> None:
     assert [*losses(first, second, "it", added, reasons)] == expected
     later = losses(first, second, "it", added, reasons, before_loader=False)
     assert [*later] == [loss for loss in expected if loss.what != LOADER]
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (ALLOW, ALLOW), (KILL, KILL), (ENOSYS, ENOSYS), (Action(ActionKind.LOG), ALLOW),
+        (Action(ActionKind.TRAP), ENOSYS), (Action(ActionKind.NOTIFY), ENOSYS),
+    ],
+)  # fmt: skip
+def test_an_action_that_a_target_lacks(action: Action, expected: Action) -> None:
+    assert fitted(action, ENOSYS) == expected
