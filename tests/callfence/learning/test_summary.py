@@ -134,6 +134,15 @@ def test_the_whole_text() -> None:
 
 FILES = "path /: read, write\npath /etc: read\ntcp connect: 443\ntcp bind: none\nread: allow\n"
 HOSTS = "".join(f"tcp connect h{n}.example: 44{n}\n" for n in range(1, 9))
+PHASED = "phase serving after epoll_wait\ntcp bind: none\nepoll_wait: allow\nbind: allow until serving\n"
+OF_PHASED = {
+    "TCP ports": ["bind none"],
+    "policy": ["2 syscalls, 2 rules, 0 syscalls with conditions on arguments"],
+}
+WAITS, ACCEPTS = bits(("epoll_wait",)), bits(("accept",))
+WAS_THERE = "was there before: the policy does not let the program make it, as it must after"
+IN_RUN = "it may write, create everything in /run"
+TO_HOST = "to confine it to hosts, learn it anew with --fresh --hosts"
 ROWS: dict[str, tuple[Learned, dict[str, list[str]]]] = {
     "nothing new": (learned("read: allow\n", "read: allow\n"), {"new": ["nothing"]}),
     "signal": (
@@ -223,17 +232,6 @@ ROWS: dict[str, tuple[Learned, dict[str, list[str]]]] = {
         learned("implied 1\nread: allow\n", implied=2),
         {"implied": ["2 kinds of call that grant nothing beyond the policy's lines (callfence show --implied)"]},
     ),
-}
-PHASED = "phase serving after epoll_wait\ntcp bind: none\nepoll_wait: allow\nbind: allow until serving\n"
-OF_PHASED = {
-    "TCP ports": ["bind none"],
-    "policy": ["2 syscalls, 2 rules, 0 syscalls with conditions on arguments"],
-}
-WAITS, ACCEPTS = bits(("epoll_wait",)), bits(("accept",))
-WAS_THERE = "was there before: the policy does not let the program make it, as it must after"
-IN_RUN = "it may write, create everything in /run"
-TO_HOST = "to confine it to hosts, learn it anew with --fresh --hosts"
-ROWS |= {
     "phases, all entered": (learned(PHASED, runs=(RUN._replace(waits=(0, WAITS, WAITS | ACCEPTS)),)), OF_PHASED),
     "phases, not followed": (learned(PHASED), OF_PHASED),
     "phases, no end": (
