@@ -473,6 +473,7 @@ def test_message_queues_are_files_of_their_file_system(compile_c: Callable[..., 
     program = compile_c(Path(__file__).parent / "programs" / "queue.c", "-lrt")
     script = """
         umount -a -t mqueue
+        [ -d /dev/mqueue ] || { mkdir /dev/mqueue && trap 'umount -a -t mqueue; rmdir /dev/mqueue' EXIT; }
         learn -q --files -o it.policy "$1" && mount -t mqueue none /dev/mqueue && enforce -p it.policy "$1" && echo ran
         sed -i /mqueue/d it.policy
         enforce --explain -p it.policy "$1" || umount -a -t mqueue
