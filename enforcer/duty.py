@@ -109,7 +109,7 @@ class Duty:
         """Start the stand-in before the program `pid` runs; it gets the listeners later, by a shared table of descriptors."""
         own = os.getpid()
         self._ready = os.pipe()
-        pipes = (helper.fuse(pid), helper.fuse(pid)) if self._is_fused else ()
+        pipes = helper.fuses(pid) if self._is_fused else ()
         self.stand_in = kernel.clone(linux.CLONE_FILES)
         place = int(self.stand_in == 0)
         self._fuse = tuple(pipe[(place + number) % 2] for number, pipe in enumerate(pipes))
@@ -317,7 +317,7 @@ class Duty:
     def end_stand_in(self) -> None:
         """End the stand-in, if there is one, before this process ends; a process that is not answered for may go on."""
         for end in self._armed:
-            os.close(end)  # one by one: the kernel closes those of one call, or of an exit, in any order
+            os.close(end)  # one by one: the kernel closes those of one call, or of an exit, in an order of its own
         if self.stand_in != _NONE:
             os.kill(self.stand_in, linux.SIGKILL)
             os.waitpid(self.stand_in, linux.WALL)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn
 
+_F_DUPFD_CLOEXEC = 0x406  # linux/fcntl.h
 _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so the number costs nothing
 
 
@@ -105,11 +106,19 @@ def write(descriptor: int, data: bytes) -> None:
         return
 
 
-def fuse(pid: int) -> tuple[int, int]:
-    """Return the ends of a pipe: when the second has no copy and the first has one, the kernel kills the process `pid`."""
-    ends = os.pipe()
-    kernel.kill_at_end_of(ends[0], pid)
-    return ends
+def fuses(pid: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the ends of two pipes: when the second end of a pipe has no copy and the first has one, the kernel kills the
+    process `pid`.
+
+    The second ends have the higher numbers: a process that is killed closes the highest descriptor first (task_work_run in
+    the kernel's kernel/task_work.c).  So two processes, each with the first end of one pipe and the second of the other,
+    cannot both close their first ends too early, even if they end at the same moment."""
+    (first, low), other = os.pipe(), os.pipe()
+    for end in (first, other[0]):
+        kernel.kill_at_end_of(end, pid)
+    second = kernel.syscall("fcntl", low, _F_DUPFD_CLOEXEC, max(other))
+    os.close(low)
+    return (first, second), other
 
 
 def opened(path: str, access: int) -> int:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from callfence.enforcer.duty import Duty
+from callfence.enforcer.helper import fuses
 from callfence.tracer.abi import NATIVE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -143,6 +144,26 @@ def killed(place, which):
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     return pids
+
+
+def test_two_processes_that_end_at_the_same_moment_end_the_program():
+    """Each closes its highest descriptor first, which has to be the end of a pipe whose other end the other still has."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    pipes = fuses(child)
+    try:
+        assert max(first for first, _ in pipes) < min(second for _, second in pipes)
+        assert not any(os.get_inheritable(end) for pipe in pipes for end in pipe)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    finally:
+        for _, second in pipes:
+            os.close(second)
+        _, status = os.waitpid(child, 0)
+        for first, _ in pipes:
+            os.close(first)
+    assert status == signal.SIGKILL
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
