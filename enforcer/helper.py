@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn
 
-_F_DUPFD_CLOEXEC = 0x406  # linux/fcntl.h
 _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so the number costs nothing
 
 
@@ -116,7 +115,7 @@ def fuses(pid: int) -> tuple[tuple[int, int], tuple[int, int]]:
     (first, low), other = os.pipe(), os.pipe()
     for end in (first, other[0]):
         kernel.kill_at_end_of(end, pid)
-    second = kernel.syscall("fcntl", low, _F_DUPFD_CLOEXEC, max(other))
+    second = os.dup(low)  # the lowest number that is free, and so above the other four
     os.close(low)
     return (first, second), other
 
