@@ -189,14 +189,38 @@ def test_a_set_user_id_program_runs_unprivileged_and_the_recording_says_so_once(
     assert len([gap for gap in learned.gaps() if "set-user-id" in gap]) == 1
 
 
-@pytest.mark.parametrize("whom", ["learn", "group"])
-def test_a_signal_arrives_once(program, tmp_path, whom):
-    command = [*LEARN, "-q", "-o", tmp_path / "s.policy", program("inside"), "counts_terms"]
+SLOW = {
+    "none": "pass",
+    "signals": "wait = kernel.wait_for_signal; kernel.wait_for_signal = lambda *words: (wait(*words), time.sleep(0.1))[0]",
+    "stops": "sender = kernel.sender; kernel.sender = lambda tid: (time.sleep(0.1), sender(tid))[1]",
+}
+"""What makes a thread of learn slow, as if it got a processor late: that which takes signals, and that which handles stops."""
+
+
+def learn_slowly(slow, *words):
+    """Start learn with a thread that is slow; the program has written a line when this returns."""
+    text = f"import time; from callfence.tracer import kernel; {SLOW[slow]}\nfrom callfence.cli import main; main()"
+    command = [sys.executable, "-c", text, "learn", "-q", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.parametrize("slow", SLOW)
+@pytest.mark.parametrize("whom", ["learn", "group"])
+def test_a_signal_arrives_once(program, tmp_path, whom, slow):
+    process = learn_slowly(slow, "-o", tmp_path / "s.policy", program("inside"), "counts_terms")
     (os.kill if whom == "learn" else os.killpg)(process.pid, signal.SIGTERM)
     assert process.communicate(timeout=20)[0] == b"1\n"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("slow", SLOW)
+def test_a_signal_to_learn_ends_a_program_that_never_sleeps(tmp_path, slow):
+    process = learn_slowly(slow, "-o", tmp_path / "s.policy", "sh", "-c", "echo ready; while :; do kill -0 $$; done")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == -signal.SIGTERM
+    process.stdout.close()
 
 
 def test_a_program_that_signals_its_group(program, same):

@@ -24,7 +24,7 @@ from callfence.tracer.errors import PtraceError, TracerError
 from callfence.tracer.late.filter import UNSEEN
 from callfence.tracer.loop import PLAIN, Loop, Settings
 from callfence.tracer.named import NamedTuple
-from callfence.tracer.proc import has_filter, proc
+from callfence.tracer.proc import fields_of, handles, has_filter, proc, state_of
 from callfence.tracer.processor import TICK
 from callfence.tracer.running.launch import OPTIONS, TAKEN, Dispositions, Launch, Program, is_64_bit
 
@@ -42,7 +42,13 @@ TERMINAL_STOPS: Final = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTO
 FROM_TERMINAL: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH))
 """Signals that the kernel sends for a terminal, besides TERMINAL_STOPS."""
 GROUP_DELAY: Final = 0.02
-"""Seconds within which a signal to the whole group reaches the program."""
+"""Seconds within which the kernel has sent a signal to all members of a group, one after the other."""
+GROUP_WINDOW: Final = 0.5
+"""Seconds by which the thread that takes signals may get a processor later than the program got the same signal."""
+PATIENCE: Final = 5.0
+"""Seconds that are waited, at most, until it is known whether a signal reaches the program."""
+POLL: Final = 0.005
+"""Seconds between two looks at the program's threads."""
 LINGERING: Final = 1.0
 """Seconds that other processes may outlive the initial one before `exited` is called."""
 
@@ -219,11 +225,28 @@ class SignalThread(threading.Thread):
             for tgid in {task.tgid for task in list(self._loop.tasks.values())}:
                 send(tgid, signum)
 
-    def reached(self, signum: int, sender: int, since: float) -> bool:
-        """Return whether the initial process got `signum` from the process `sender` (0: the kernel) at the time `since`
-        (seconds of time.monotonic) or later."""
-        pid, when = self._loop.initial.delivered.get(signum, (-1, 0.0))
+    def reaches_program(self, signum: int, sender: int) -> bool:
+        """Return whether the initial process gets `signum` from the process `sender` (0: the kernel) as well.  Waits until that
+        is known, at most PATIENCE seconds: either thread of this process may get a processor late."""
+        since = time.monotonic() - GROUP_WINDOW
+        time.sleep(GROUP_DELAY)
+        initial, end = self._loop.initial, time.monotonic() + PATIENCE
+        unknown: list[Task] | None = None
+        """The program's threads that may be in the stop before this signal is delivered; None while the signal is pending."""
+        while unknown != [] and initial.status is None and time.monotonic() < end:
+            if unknown is None and handles(fields_of(initial.pid), signum, "ShdPnd"):
+                if signum < signal.SIGRTMIN:
+                    return True  # to send it once more changes nothing
+            else:
+                threads = self._loop.family.threads(initial.pid) if unknown is None else unknown
+                unknown = [task for task in threads if not self._is_at_rest(task)]
+            time.sleep(POLL)
+        pid, when = initial.delivered.get(signum, (-1, 0.0))
         return pid == sender and when >= since
+
+    def _is_at_rest(self, task: Task) -> bool:
+        """Return whether a task of the program is in no stop that has not been handled yet."""
+        return self._loop.tasks.get(task.tid) is not task or bool(task.stopped) or state_of(task.tid) != "t"
 
     def stopped(self) -> int:
         """Return the signal of the group-stop that the initial process is in; 0 if it is in none."""
@@ -244,10 +267,7 @@ class SignalThread(threading.Thread):
             self.send(signum, from_terminal=True)
         elif sender not in self._loop.tasks:
             # From the kernel: a hangup reaches only the leader of the session, an alarm(2) from before the execve only us.
-            # Counted from now: on a busy machine the sleep takes much longer.
-            since = time.monotonic() - GROUP_DELAY
-            time.sleep(GROUP_DELAY)
-            if not self.reached(signum, 0 if code > 0 else sender, since):
+            if not self.reaches_program(signum, 0 if code > 0 else sender):
                 self.send(signum, from_terminal=False)
             if signum in TERMINAL_STOPS:
                 self._must_stop = True

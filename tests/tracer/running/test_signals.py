@@ -17,7 +17,7 @@ from callfence.tracer.errors import PtraceError
 from callfence.tracer.loop import Initial
 from callfence.tracer.running import session
 from callfence.tracer.running.launch import TAKEN
-from callfence.tracer.running.session import LINGERING, Hooks, SignalThread
+from callfence.tracer.running.session import GROUP_WINDOW, LINGERING, Hooks, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
@@ -32,7 +32,7 @@ class Signals(SignalThread):
     def send(self, signum, *, from_terminal):
         self.sent.append((signum, from_terminal))
 
-    def reached(self, signum, sender, since):
+    def reaches_program(self, signum, sender):
         return (signum, sender) in self.has_reached
 
     def stopped(self):
@@ -58,19 +58,86 @@ def test_what_is_passed_on(signum, code, sender, reached, sent):
     assert signals.sent == sent
 
 
-def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
-    sent = []
-    monkeypatch.setattr("callfence.tracer.running.session.send", lambda pid, signum: sent.append((pid, signum)))
-    loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={})
+class Program:
+    """A program of one thread, which may be in a stop, and may have signals that are pending."""
 
-    def oversleep(seconds):
-        loop.initial.delivered[signal.SIGTERM] = (SHELL, time.monotonic())
-        woken.wait(10 * seconds)
+    def __init__(self, monkeypatch, state="R", pending=0):
+        self.initial = Initial(PROGRAM, started=True)
+        self.state, self.pending, self.looks, self.sent = state, pending, 0, []
+        thread = SimpleNamespace(tid=PROGRAM, stopped=0)
+        family = SimpleNamespace(threads=lambda pid: [thread] if pid == PROGRAM else [])
+        self.signals = SignalThread(SimpleNamespace(initial=self.initial, tasks={PROGRAM: thread}, family=family), Hooks())
+        self.thread = thread
+        monkeypatch.setattr(session, "send", lambda pid, signum: self.sent.append((pid, signum)))
+        monkeypatch.setattr(session, "fields_of", lambda pid: {"ShdPnd": f"{self.pending:x}"})
+        monkeypatch.setattr(session, "state_of", self.look)
 
-    woken = threading.Event()
-    monkeypatch.setattr("callfence.tracer.running.session.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
-    SignalThread(loop, Hooks())._take(signal.SIGTERM, FROM_PROCESS, SHELL)
-    assert sent == []
+    def look(self, tid):
+        """It leaves its stop when it has been looked at three times; SIGTERM of the shell has been delivered then."""
+        self.looks += 1
+        if self.looks == 3 and self.state == "t":
+            self.deliver()
+            self.state = "R"
+        return self.state
+
+    def deliver(self, ago=0.0, sender=SHELL):
+        self.initial.delivered[signal.SIGTERM] = (sender, time.monotonic() - ago)
+
+    def take(self):
+        self.signals._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+        return self.sent
+
+
+@pytest.mark.parametrize(("ago", "sender"), [(0, SHELL), (0.8 * GROUP_WINDOW, SHELL), (GROUP_WINDOW, SHELL), (0, SHELL + 1)])
+def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_takes_it(monkeypatch, ago, sender):
+    program = Program(monkeypatch)
+    program.deliver(ago, sender)
+    has_reached = sender == SHELL and ago < GROUP_WINDOW
+    assert program.take() == ([] if has_reached else [(PROGRAM, signal.SIGTERM)])
+
+
+def test_a_signal_to_the_group_is_not_passed_on_however_late_its_stop_is_handled(monkeypatch):
+    program = Program(monkeypatch, "t")
+    assert program.take() == []
+    assert program.looks == 3
+
+
+def test_a_stopped_program_gets_the_signal_that_it_did_not_get_with_its_group(monkeypatch):
+    program = Program(monkeypatch, "t")
+    program.thread.stopped = signal.SIGSTOP
+    assert program.take() == [(PROGRAM, signal.SIGTERM)]
+    assert program.looks == 0
+
+
+def test_a_signal_that_the_program_has_not_taken_yet_is_not_sent_once_more(monkeypatch):
+    program = Program(monkeypatch, pending=1 << signal.SIGTERM - 1)
+    assert program.take() == []
+
+
+def test_a_real_time_signal_that_is_pending_is_waited_for(monkeypatch):
+    """A second one would be queued behind it."""
+    number = signal.SIGRTMIN + 1
+    program = Program(monkeypatch, pending=1 << number - 1)
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            program.pending = 0
+            program.initial.delivered[number] = (SHELL, time.monotonic())
+
+    slept = []
+    monkeypatch.setattr(session, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    program.signals._take(number, FROM_PROCESS, SHELL)
+    assert program.sent == []
+    assert program.looks == 1, "not before it was no longer pending"
+
+
+def test_no_signal_is_held_for_ever(monkeypatch):
+    program = Program(monkeypatch, "t")
+    program.looks = 3
+    monkeypatch.setattr(session, "PATIENCE", 0.05)
+    assert program.take() == [(PROGRAM, signal.SIGTERM)]
+    assert program.looks > 4
 
 
 def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
@@ -149,16 +216,6 @@ def test_who_gets_a_signal(monkeypatch, signum, from_terminal, status, sent, end
     assert (sorted(done), loop.ended_by) == ([(pid, signum) for pid in sent], ended_by)
     session.kill(loop)
     assert sorted(done[len(sent) :]) == [(PROGRAM + 1, signal.SIGKILL), (PROGRAM + 2, signal.SIGKILL)]
-
-
-@pytest.mark.parametrize(
-    ("sender", "since", "reached"), [(SHELL, 5.0, True), (SHELL, 4.0, True), (SHELL, 5.1, False), (SHELL + 1, 4.0, False)]
-)
-def test_whether_the_program_got_it_too(sender, since, reached):
-    thread = SignalThread(SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={}), Hooks())
-    thread._loop.initial.delivered[signal.SIGTERM] = (SHELL, 5.0)
-    assert thread.reached(signal.SIGTERM, sender, since) == reached
-    assert not thread.reached(signal.SIGINT, sender, since)
 
 
 def test_the_stop_of_the_initial_process():
