@@ -58,6 +58,9 @@ class Comment(NamedTuple):
     """Whether the comment has a line of its own."""
 
 
+_BINARY = "this file is binary: `callfence import --from bpf` converts a filter, `callfence verify` compares compiled ones"
+
+
 def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
     """Return the text of a policy file whose content is `data`.  Raises PolicyError at the first byte that is not UTF-8."""
     try:
@@ -68,9 +71,8 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
         line = before[before.rfind("\n") + 1 :] + rest
         column = len(before) - before.rfind("\n")
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise PolicyError(
-            filename, before.count("\n") + 1, column, message, line, "save the file as UTF-8", 1, chain, "character"
-        ) from None
+        hint = _BINARY if b"\0" in data else "save the file as UTF-8"
+        raise PolicyError(filename, before.count("\n") + 1, column, message, line, hint, 1, chain, "character") from None
 
 
 def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:

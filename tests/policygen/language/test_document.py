@@ -452,6 +452,14 @@ def test_invalid_utf8(tmp_path: Path) -> None:
           save the file as UTF-8""")
 
 
+def test_a_binary_file_gets_a_hint_at_the_commands_that_take_one(tmp_path: Path) -> None:
+    (tmp_path / "main").write_bytes(b"\x20\0\0\0\xff\0\0\0")
+    with pytest.raises(PolicyError) as caught:
+        parse_file(tmp_path / "main")
+    assert "byte 0xff is not UTF-8" in str(caught.value)
+    assert "this file is binary: `callfence import --from bpf`" in caught.value.hint
+
+
 def test_invalid_utf8_in_an_included_file(tmp_path: Path) -> None:
     (tmp_path / "main").write_text("include a")
     (tmp_path / "a").write_bytes(b"\xff")
