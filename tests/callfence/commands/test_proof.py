@@ -16,6 +16,7 @@ import pytest
 from calls import native
 from needed import needs_root
 
+from callfence.enforcing.sealed import bundle
 from callfence.policygen.filter.compile import compile_policy
 from callfence.policygen.filter.libseccomp import LibseccompRule, generate
 from callfence.policygen.language.document import parse
@@ -38,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "old.bpf").write_bytes(compile_policy(parse("read: fd == 1\nwrite: allow\n").policy))
     (tmp_path / "all.bpf").write_bytes(ALLOW_ALL)
     (tmp_path / "bad.bpf").write_bytes(ALLOW_ALL[:-1])
+    (tmp_path / "damaged").write_bytes(bundle([], b"") + b"\x04\0\0\0text")
     return tmp_path
 
 
@@ -84,6 +86,7 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
         (("verify", "bad.bpf"), "the kernel would not load this filter: 7 bytes"),
         (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: the kernel would not load this filter"),
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
+        (("verify", "damaged"), "callfence verify: damaged: the file is damaged"),
         (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),
         (("merge", "--narrow-by", "nosuch", "old.policy"), "nosuch: No such file"),
         (("merge", "--intersect", "broken.policy", "old.policy"), "broken.policy:1:10"),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, example, given, settings, strategies as st
 
 from callfence.learning.options import _plain, parser
+from callfence.start import __version__
 
 FLAGS = ("--write", "-q", "--quiet", "--fresh", "--check", "--tree", "--no-evidence", "--scratch")
 VALUED = ("-o", "--output", "--within", "--default", "--write-recording", "--rehearse-only", "--narrow")
@@ -43,3 +44,8 @@ for line in {lines!r}: parse(line)
 assert "argparse" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_printed_without_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "callfence", "learn", "-V"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"callfence {__version__}\n"

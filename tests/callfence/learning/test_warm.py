@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from callfence.policygen.language.layout import NO_START
+
 LEARN = [sys.executable, "-m", "callfence", "learn", "-o", "it.policy"]
 
 
@@ -77,6 +79,15 @@ def test_a_policy_by_hand_gets_its_floor_even_if_nothing_is_new(tmp_path: Path) 
     (tmp_path / "it.policy").write_text(policy.replace("rt_sigreturn: allow", "rt_sigreturn: deny") + "# by hand\n")
     assert learn(tmp_path, "true", options=("-q", "--arm", "entry")).returncode == 0
     assert "arm entry\n" in (tmp_path / "it.policy").read_text()
+
+
+def test_a_quiet_run_with_nothing_new_completes_a_policy_that_lacks_the_start(tmp_path: Path) -> None:
+    assert learn(tmp_path, "true", options=("-q",)).returncode == 0
+    policy = tmp_path / "it.policy"
+    whole = policy.read_text()
+    policy.write_text(f"{NO_START}\n{whole}")
+    assert learn(tmp_path, "true", options=("-q",)).returncode == 0
+    assert policy.read_text() == whole
 
 
 def test_what_is_new_is_learned(tmp_path: Path) -> None:
