@@ -217,6 +217,29 @@ def test_a_drop_in_that_systemd_reads_after_ours(
     assert command.main(["remove", "it"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("names", "overriding"),
+    [
+        (["a.conf"], ""),
+        (["z.conf"], "z.conf"),
+        (["a.conf", "callfence.conf", "override.conf", "z.conf"], "override.conf"),
+    ],
+)
+def test_the_first_drop_in_that_overrides_ours_is_named(
+    names: list[str], overriding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "it.service.d"
+    folder.mkdir()
+    files = [tmp_path / "it.service", *(folder / name for name in names)]
+    for file in files:
+        file.write_text("[Service]\nExecStart=\nExecStart=/bin/true\n")
+    drop_ins_ = " ".join(map(str, files[1:]))
+    shown = f"Id=it.service\nLoadState=loaded\nFragmentPath={files[0]}\nDropInPaths={drop_ins_}\nDescription=it\nType=simple\n"
+    monkeypatch.setattr(units, "FOLDER", tmp_path)
+    monkeypatch.setattr(units, "systemctl", lambda *_: shown)
+    assert units.unit("it").overriding == (str(folder / overriding) if overriding else "")
+
+
 def test_a_list_that_an_override_clears_is_none() -> None:
     """Calls that are added to a list that is empty are all that the unit may make: it would not start."""
     unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"

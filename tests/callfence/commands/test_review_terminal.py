@@ -82,6 +82,30 @@ def test_what_is_shown(review: Callable[..., Terminal]) -> None:
     terminal.send("s\n")
     shown = terminal.expect(rf"(?s).*{QUESTION}")[0].replace("\r\n", "\n")
     assert "  - openat: flags in O_CLOEXEC\n  + openat: flags in O_DIRECTORY|O_CLOEXEC\n  new     flags" in shown
+    terminal.send("s\n")
+    assert "\n  seen    in no recorded run\n" in terminal.expect(rf"(?s).*{QUESTION}")[0].replace("\r\n", "\n")
+
+
+SHELL = "execve: allow\nsocket: allow\nconnect: allow\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "first"),
+    [
+        ("socket: allow\n", "execve: allow\nsocket: allow\n", "danger: execve, with socket: it starts programs that use"),
+        (SHELL, f"implied 1\n{SHELL}", "danger: dup, dup2, dup3 and fcntl, with connect, execve and socket: it gives a shell"),
+        ("default kill\nread: allow\n", "default allow\nread: allow\n", "danger: default kill -> allow: calls that no entry"),
+        ("read: fd == 0\n", "read: allow\n", "  - read: fd == 0\n"),
+    ],
+)
+def test_what_a_change_makes_possible_comes_first(
+    old: str, new: str, first: str, folder: Path, review: Callable[..., Terminal]
+) -> None:
+    """A combination that a call, or the implied set, completes; a setting; and nothing of that kind."""
+    (folder / "old.policy").write_text(f"arch x86_64\n{old}")
+    (folder / "app.policy").write_text(f"arch x86_64\n{new}")
+    shown = review().expect(rf"(?s).*{QUESTION}")[0].replace("\r\n", "\n")
+    assert shown.startswith(f"\n(1 of 1)\n{first}")
 
 
 def test_each_is_judged(folder: Path, review: Callable[..., Terminal]) -> None:

@@ -145,7 +145,9 @@ def test_what_ten_runs_do_not_use_is_removed_and_nothing_that_they_use(tmp_path:
 
 
 def test_what_narrow_refuses(tmp_path: Path, callfence: Run) -> None:
-    assert "does not exist" in callfence("learn", "--narrow", "it.policy", fails=True).stderr
+    for missing in ("it.policy", ".callfence/it.rec"):
+        assert f"learn: {missing} does not exist: " in callfence("learn", "--narrow", "it.policy", fails=True).stderr
+        (tmp_path / "it.policy").write_text("read: allow\n")
     callfence("learn", "-q", "-o", "it.policy", "true")
     done = callfence("learn", "--narrow", "it.policy", "--write", fails=True)
     assert "has 1 run that began and ended under learn" in done.stderr and "give --last 1" in done.stderr

@@ -62,6 +62,7 @@ def said(recording: Recording, only: str = "faults", caught: Sequence[int] = ())
         ([call("getpid")], []),
         ([call("fsync", 3)], ["fsync(fd=3) fails with EIO", "fsync(fd=3) fails with ENOSPC"]),
         ([call("fsync", 3, site=LOADER)], []),
+        ([call("fsync", 3, executable="?")], []),
         ([call("brk", 0)], ["brk() finds no more memory"]),
         (
             [call("close", 3, times=2), call("getdents64", 4)],
@@ -88,6 +89,12 @@ def said(recording: Recording, only: str = "faults", caught: Sequence[int] = ())
 )
 def test_each_place_fails_in_turn(calls: list[Call], expected: list[str]) -> None:
     assert said(recorded(*calls)) == expected
+
+
+def test_circumstances_of_one_stream_are_about_that_which_they_name() -> None:
+    streams = {"stdin": {0}, "stdout": {1}, "stderr": {2}, "all": {1, 2}, "terminal": {0, 1, 2}}
+    rows = [(row.name, {*row.streams}) for row in CIRCUMSTANCES if row.streams and row.name != "all-closed"]
+    assert rows == [(name, streams[name.partition("-")[0]]) for name, _ in rows]
 
 
 def test_what_only_a_rehearsal_did_is_not_rehearsed() -> None:

@@ -90,6 +90,13 @@ def test_a_quiet_run_with_nothing_new_completes_a_policy_that_lacks_the_start(tm
     assert policy.read_text() == whole
 
 
+def test_a_quiet_run_learns_another_port_though_no_call_is_new(tmp_path: Path) -> None:
+    for port in (1, 1, 3):
+        assert learn(tmp_path, "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}", options=("-q",)).returncode == 1
+    assert "tcp connect: 1, 3\n" in (tmp_path / "it.policy").read_text()
+    assert [counts(tmp_path, run) > 0 for run in range(3)] == [True, False, False]
+
+
 def test_what_is_new_is_learned(tmp_path: Path) -> None:
     learn(tmp_path, *DD, options=("--exact",))
     again = learn(tmp_path, "dd", "if=/dev/zero", "of=out", "bs=1", "count=3", "conv=fsync", "status=none")

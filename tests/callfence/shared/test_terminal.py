@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 from rich.cells import cell_len
 
-from callfence.shared.terminal import folded
+from callfence.shared.terminal import folded, print_lines
 
 
 @pytest.mark.parametrize("padding", ["x" * 69, "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 34, "x" * 300])
@@ -29,3 +31,10 @@ def test_signs_that_some_terminals_show_wider_are_folded_for_these(sign: str) ->
 def test_a_short_line_stays() -> None:
     assert folded("", 80) == [""]
     assert folded("x" * 76, 80) == ["x" * 76]
+
+
+def test_the_terminal_folds_long_lines_so_that_they_can_be_copied_whole() -> None:
+    lines = [f"warning: {'word ' * 100}end", "+ read: allow"]
+    file = StringIO()
+    print_lines(lines, file)
+    assert file.getvalue().splitlines() == lines

@@ -85,6 +85,18 @@ def test_addresses() -> None:
     assert [*reading.addresses(TASK, Call("sendmmsg", (3, at(many), 3, 0, 0, 0), 8))] == [b"one", b"three"]
 
 
+def test_addresses_of_a_process_of_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pointers reach only the low 4 GiB, which this process need not have: two messages, 32 bytes apart."""
+    headers = b"".join(struct.pack("<8I", name, length, *[0] * 6) for name, length in ((0x2000, 3), (0x3000, 4)))
+    low = {0x1000: headers, 0x2000: b"one", 0x3000: b"four"}
+
+    def read(_: object, address: int, size: int) -> bytes:
+        return next(part[address - at :][:size] for at, part in low.items() if at <= address < at + len(part))
+
+    monkeypatch.setattr(reading, "memory", read)
+    assert [*reading.addresses(TASK, Call("sendmmsg", (3, 0x1000, 2, 0, 0, 0), 4))] == [b"one", b"four"]
+
+
 def contents(name: str, result: int, *arguments: int) -> list[bytes]:
     return [*reading.contents(TASK, Call(name, (3, *arguments, *[0] * (5 - len(arguments))), 8), result)]
 
