@@ -138,12 +138,15 @@ def mutants(root: Path, source: random.Random, only: Sequence[str]) -> Iterator[
 
 
 def near(root: Path, path: Path) -> list[list[str]]:
-    """The tests that are nearest to a file: those that name its module, then its folder's; without any, its package's."""
-    module = re.compile(rf"\b{re.escape('.'.join(path.with_suffix('').parts))}\b")
+    """The tests that are nearest to a file: those that name or import its module, then the folder of tests that is its own or the
+    nearest above; without any, its package's."""
+    *packages, name = path.with_suffix("").parts
+    package = re.escape(".".join(packages))
+    module = re.compile(rf"\b{package}\.{name}\b|\b{package} import (\([^)]*|[^\n]*)\b{name}\b")
     tests = [str(file.relative_to(root)) for file in (root / "tests").rglob("test_*.py") if module.search(file.read_text())]
-    folder = f"tests/{path.parent}"
+    folder = next(tests_of for folder in path.parents if (root / (tests_of := f"tests/{folder}")).is_dir())
     ignored = [f"--ignore={test}" for test in tests]
-    runs = [*([sorted(tests)] if tests else []), *([[*ignored, folder]] if (root / folder).is_dir() else [])]
+    runs = [*([sorted(tests)] if tests else []), *([[*ignored, folder]] if "/" in folder.removeprefix("tests/") else [])]
     return runs or [[f"tests/{path.parts[0]}"]]
 
 
