@@ -138,8 +138,8 @@ def mutants(root: Path, source: random.Random, only: Sequence[str]) -> Iterator[
 
 
 def near(root: Path, path: Path) -> list[list[str]]:
-    """The tests that are nearest to a file: those that name or import its module, then the folder of tests that is its own or the
-    nearest above; without any, its package's."""
+    """The tests that are nearest to a file: those that name or import its module, then the folder of tests that is its own or
+    the nearest above; without any, its package's."""
     *packages, name = path.with_suffix("").parts
     package = re.escape(".".join(packages))
     module = re.compile(rf"\b{package}\.{name}\b|\b{package} import (\([^)]*|[^\n]*)\b{name}\b")

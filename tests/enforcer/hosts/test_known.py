@@ -290,3 +290,25 @@ def test_a_policy_keeps_the_files_of_names_if_it_lets_no_place_on_the_way_be_cha
     monkeypatch.setattr(names_files, "FILES", (f"{tmp_path}/etc/NAME",))
     rules = encode(ruleset(parse(f"path {tmp_path}/{line}").policy))
     assert files._keeps(rules, []) == keeps
+
+
+@pytest.mark.parametrize(
+    ("is_audit", "is_filtered", "changes_files", "line", "keeps"),
+    [
+        (True, False, True, "path /etc: write", True),  # nothing is enforced: what is reported is of the files as they are
+        (False, True, False, "path /etc: write", True),  # no call that changes a file runs
+        (False, True, True, "path /etc: write", False),
+        (False, False, False, "path /etc: write", False),
+        (False, False, True, "path /etc: read", True),
+    ],
+)
+def test_whether_the_files_of_names_are_kept(
+    monkeypatch: pytest.MonkeyPatch, is_audit: bool, is_filtered: bool, changes_files: bool, line: str, keeps: bool
+) -> None:
+    """Also by a policy that lets no call run by which files change, if no filter is installed that lets one run."""
+    granted = "callfence.enforcer.hosts.granted"
+    monkeypatch.setattr(f"{granted}.problem", lambda: "")
+    monkeypatch.setattr(f"{granted}.Hosts", lambda *_, keeps, **_others: keeps())
+    rules, facts = encode(ruleset(parse(line).policy)), {"changes_files": changes_files, "hosts": b"", "stages": []}
+    policy: Any = SimpleNamespace(sources=[("it.policy", b"")], files=rules, filter=b"", **facts)
+    assert files.hosts([policy], [], is_audit=is_audit, is_filtered=is_filtered) is keeps
