@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -77,13 +78,19 @@ def test_a_new_link_below_that_leads_outside(folder: Path) -> None:
     assert lint(folder, "--git", "HEAD") == [("path ./conf/in", "warning", "link-below", False)]
 
 
-@pytest.mark.parametrize(("target", "said"), [("/etc", True), ("other", False)])
-def test_enforce_says_where_a_link_leads(tmp_path: Path, target: str, *, said: bool) -> None:
+@pytest.mark.parametrize("place", [".", "$HOME"])
+@pytest.mark.parametrize(("target", "said"), [("/etc", True), ("other", False), ("", False)])
+def test_enforce_says_where_a_link_leads(tmp_path: Path, place: str, target: str, *, said: bool) -> None:
     (tmp_path / "other").mkdir()
-    (tmp_path / "data").symlink_to(target)
-    lines = "default allow\npath ./data: read\npath /: read, execute\n"
+    if target:
+        (tmp_path / "data").symlink_to(target)
+    else:
+        (tmp_path / "data").mkdir()
+    lines = f"default allow\npath {place}/data: read\npath /: read, execute\n"
     (tmp_path / "app.policy").write_text(lines)
     words = [sys.executable, "-m", "callfence", "enforce", "--best-effort", "--policy", "app.policy", "true"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert ("path ./data leads to /etc by a symbolic link, and grants that" in done.stderr) == said
+    assert (f"path {place}/data leads to /etc by a symbolic link, and grants that" in done.stderr) == said
+    assert ("leads to" in done.stderr) == said

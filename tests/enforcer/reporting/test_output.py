@@ -129,9 +129,9 @@ def test_a_file_that_takes_nothing_loses_the_report():
         process.kill()
     try:
         made = Output(SimpleNamespace(destination=Destination(memory, LINES), log=None))
-        made._waiting.append((REPORT, 0))
-        made.flush(last=True)
-        assert (made.lost, made.pause()) == (1, None)
+        made._waiting.extend([(REPORT, 0)] * 2)
+        made.flush()
+        assert (made.lost, made.pause()) == (2, None)
     finally:
         alarms.limit_calls(0)
         os.close(memory)
