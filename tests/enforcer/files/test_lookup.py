@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.enforcer.files.lookup import interpreter
+from callfence.enforcer.files.lookup import interpreter, is_tcp, local_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,3 +54,18 @@ def test_the_interpreter_of_a_file(tmp_path: Path, content: bytes, expected: byt
     assert interpreter(bytes(file)) == b"", "it is not executable"
     file.chmod(0o755)
     assert interpreter(bytes(file)) == expected
+
+
+def test_the_port_of_a_tcp_socket_and_what_cannot_be_found_out() -> None:
+    me = os.getpid()
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as new, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        ports = {bound: bound.getsockname()[1], new: 0, udp: None}
+        assert {made: local_port(me, me, made.fileno()) for made in ports} == ports
+        assert {made: is_tcp(me, me, made.fileno()) for made in ports} == {bound: True, new: True, udp: False}
+    reader, writer = os.pipe()
+    assert (local_port(me, me, reader), is_tcp(me, me, reader)) == (None, False)
+    os.close(reader)
+    os.close(writer)
+    with pytest.raises(OSError, match=f"Errno {errno.EBADF}"):
+        local_port(me, me, 1 << 20)
+    assert is_tcp(me, me, 1 << 20)

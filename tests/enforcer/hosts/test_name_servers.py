@@ -17,7 +17,7 @@ NETWORK = Path(__file__).parents[2] / "support" / "networks" / "network.py"
 NAMES = {"www.example.org": ["192.0.2.4"]}
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
 BEGIN = """
-import errno, os, socket, time
+import errno, os, signal, socket, struct, time
 def query(name="www.example.org", kind=1):
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     return b"\\0\\7\\1\\0\\0\\1" + bytes(6) + labels + b"\\0" + kind.to_bytes(2, "big") + b"\\0\\1"
@@ -106,6 +106,25 @@ except OSError as error:
 print(len(ask("127.0.0.53")))
 """
     assert said(commands, tmp_path, program) == (b"ENETUNREACH\n64\n", "")
+
+
+def test_a_receiver_waits_as_long_as_its_socket_says(commands: Commands, tmp_path: Path) -> None:
+    """On a socket that is led to a resolver, by SO_RCVTIMEO, which is no timeout of Python's."""
+    program = """
+signal.alarm(30)
+asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asks.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 300_000))
+asks.connect(("127.0.0.53", 53))
+asks.send(query())
+print(len(asks.recvfrom(4096)[0]))
+try:
+    asks.recvfrom(4096)
+except BlockingIOError:
+    print("nothing")
+asks.send(query())
+print(len(asks.recvfrom(4096)[0]))
+"""
+    assert said(commands, tmp_path, program) == (b"64\nnothing\n64\n", "")
 
 
 def test_a_name_server_that_refuses_does_so_at_once(commands: Commands, tmp_path: Path) -> None:
