@@ -55,6 +55,17 @@ def test_a_mistake_of_the_caller_is_no_and_is_reported(
     assert [each.exc_type for each in reports] == ([reported] if reported else [])
 
 
+def test_a_question_of_another_version_is_answered_no(tmp_path: Path) -> None:
+    with Listener(tmp_path / "ask", lambda question: "run"), socket.socket(socket.AF_UNIX) as enforce:
+        enforce.settimeout(20)
+        enforce.connect(str(tmp_path / "ask"))
+        enforce.sendall(json.dumps(QUESTION | {"version": 9}).encode() + b"\n")
+        with enforce.makefile("rb") as lines:
+            given = json.loads(lines.readline())
+    assert (given["id"], given["answer"]) == (7, "no")
+    assert given["reason"].startswith("a question whose version 9 is of a newer callfence")
+
+
 def test_an_answer_that_is_not_taken_is_no_once(tmp_path: Path) -> None:
     """`always` beyond the policy of --within: the question would be open until its time is over."""
     error = json.dumps({"version": 1, "type": "error", "id": 7, "message": "BASE does not grant it"}).encode() + b"\n"

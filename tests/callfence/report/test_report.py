@@ -257,8 +257,12 @@ def test_one_run_says_nothing(learned: Path) -> None:
 
 def test_accepted_risks_are_counted_and_say_why(tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text("ptrace: allow # why: it is a debugger\nreboot: allow\n")
-    said = " ".join(checked(run(tmp_path, "report", "it.policy").stdout).said)
+    text = run(tmp_path, "report", "it.policy").stdout
+    said = " ".join(checked(text).said)
     assert "1 accepted by a comment" in said and "Accepted it is a debugger" in said
+    assert re.findall(r'<h3><span class="badge \w+">(\w+)</span> <a [^>]*><code>(\w+)', text) == [
+        ("danger", "reboot"), ("accepted", "ptrace"),
+    ]  # fmt: skip
     (tmp_path / "it.policy").write_text("reboot: allow\n")
     assert "accepted by a comment" not in " ".join(checked(run(tmp_path, "report", "it.policy").stdout).said)
 

@@ -88,6 +88,12 @@ def test_a_package_is_named_by_its_source(source, place, name):
     assert name_of([], under_npm(source) | {"npm_package_json": file}, "/elsewhere") == name
 
 
+def test_a_workspace_is_named_by_the_folder_of_its_file():
+    environment = under_npm("") | {"npm_package_json": "/srv/one/package.json", "npm_config_local_prefix": "/srv"}
+    for folder in ("/srv/one", "/srv/one/below", "/srv"):
+        assert name_of([], environment, folder) == "npm-app@file%3Aone"
+
+
 @pytest.mark.parametrize("source", OTHERWISE)
 def test_a_source_that_looks_like_another_has_a_name_of_its_own(source):
     name = name_of([], under_npm(source), "/srv/app/node_modules/bcrypt")
