@@ -111,9 +111,9 @@ def test_what_only_root_opens_is_told_or_counted(run):
 
 
 def test_what_is_granted_or_fails_anyway_is_not_told(run):
-    operations = ("read:data/a", "read:data/none", "mkdir:data", "create:data/n", "unlink:none")
-    done = run("path ./data: read, write, create", *operations)
-    assert done.stdout.split() == ["ok", "ENOENT", "EEXIST", "ok", "ENOENT"]
+    operations = ("read:data/a", "read:data/none", "mkdir:data", "create:data/n", "unlink:none", "udp:9")
+    done = run("path ./data: read, write, create\ntcp connect: none", *operations)
+    assert done.stdout.split() == ["ok", "ENOENT", "EEXIST", "ok", "ENOENT", "ok"]
     assert done.stderr == ""
 
 

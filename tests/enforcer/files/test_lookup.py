@@ -6,11 +6,12 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.enforcer.files.lookup import interpreter, is_tcp, local_port
+from callfence.enforcer.files.lookup import interpreter, is_tcp, local_port, looking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,3 +70,21 @@ def test_the_port_of_a_tcp_socket_and_what_cannot_be_found_out() -> None:
     with pytest.raises(OSError, match=f"Errno {errno.EBADF}"):
         local_port(me, me, 1 << 20)
     assert is_tcp(me, me, 1 << 20)
+
+
+def test_a_folder_that_each_process_has_for_itself_is_the_tasks(tmp_path: Path) -> None:
+    """Also if the path leads there by links: this process, which looks it up, has another one there."""
+    (tmp_path / "own").symlink_to("/proc/self")
+    (tmp_path / "status").symlink_to("/proc/self/status")
+    (tmp_path / "file").touch()
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as child:
+        try:
+            look = looking(child.pid, child.pid)
+            for path in (b"own/status", b"status", b"/proc/self/status", b"%b/own/status" % os.fsencode(tmp_path)):
+                file = look(-100, path, True)
+                assert file and file.path == b"/proc/%d/status" % child.pid
+            file, mine = look(-100, b"file", True), look(-100, b"/proc/%d/status" % os.getpid(), True)
+            assert file and mine
+            assert (file.path, mine.path) == (os.fsencode(tmp_path / "file"), b"/proc/%d/status" % os.getpid())
+        finally:
+            child.kill()
