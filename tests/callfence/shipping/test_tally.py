@@ -89,7 +89,8 @@ def test_what_only_the_end_counts_is_not_described() -> None:
 @pytest.mark.parametrize(
     ("numbers", "lost", "expected"),
     [
-        ([1, 2, 3], 0, 0), ([1, 3, 4], 0, 1), ([1, 5, 6], 0, 3), ([1, 5, 9], 6, 6), ([1, 2, 3], 4, 4), ([1, 5, 6], 5, 5), ([7, 8, 9], 0, 0),
+        ([1, 2, 3], 0, 0), ([1, 3, 4], 0, 1), ([1, 5, 6], 0, 3), ([1, 5, 9], 6, 6), ([1, 2, 3], 4, 4), ([1, 5, 6], 5, 5),
+        ([7, 8, 9], 0, 0),
     ],
 )  # fmt: skip
 def test_missing_records_are_counted_once(numbers: list[int], lost: int, expected: int) -> None:

@@ -33,7 +33,7 @@ static int opened(const char *path, int flags)
 	return close(fd);
 }
 
-static int port(int type, int do_bind, const char *port)
+static int at_port(int type, int do_bind, const char *port)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, type, 0), one = 1, result;
@@ -204,9 +204,9 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "chroot")) return chroot(path);
 	if (!strcmp(what, "rename")) return rename(path, other);
 	if (!strcmp(what, "link")) return link(path, other);
-	if (!strcmp(what, "connect")) return port(SOCK_STREAM, 0, path);
-	if (!strcmp(what, "bind")) return port(SOCK_STREAM, 1, path);
-	if (!strcmp(what, "udp")) return port(SOCK_DGRAM, 0, path);
+	if (!strcmp(what, "connect")) return at_port(SOCK_STREAM, 0, path);
+	if (!strcmp(what, "bind")) return at_port(SOCK_STREAM, 1, path);
+	if (!strcmp(what, "udp")) return at_port(SOCK_DGRAM, 0, path);
 	if (!strcmp(what, "fast-open")) return fast_open(path);
 	if (!strcmp(what, "protocol")) return socket(AF_INET, SOCK_STREAM, atoi(path));
 	if (!strcmp(what, "abstract")) return abstract(path, 0);
