@@ -415,6 +415,15 @@ def test_a_hidden_folder_is_made_in_a_service_s_home_below_the_working_folder(tm
 
 
 @needs_root
+def test_what_an_earlier_run_has_left_in_an_emptied_folder_is_made_anew(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/run", prefix="app") as folder:
+        Path(folder, "pid").touch()
+        done = learn(tmp_path, "--files", "-o", "it.policy", "/bin/sh", "-c", f"echo 1 > {folder}/pid")
+        assert done.returncode == 0, done.stderr
+        assert f"path {folder}: write, create\n" in (tmp_path / "it.policy").read_text()
+
+
+@needs_root
 def test_a_log_beside_those_of_others_is_granted_itself_in_the_working_folder(tmp_path: Path) -> None:
     with tempfile.NamedTemporaryFile(dir="/var/log", prefix="app", suffix=".log") as log:
         done = learn(Path("/var/log"), "--files", "-o", str(tmp_path / "it.policy"), "/bin/sh", "-c", f"echo x >> {log.name}")
