@@ -23,13 +23,14 @@ GRANTS = (
     ("path $HOME/.cache/callfence/x: write", {"own-cache"}),
     ("path /var/cache: remove", {"own-cache"}),
     (f"path {ROOT}/callfence: write", {"own-installation"}),
+    ("path $TMPDIR/x: write", set()),  # which is no absolute path
 )
 
 
 @pytest.mark.parametrize(("line", "rules"), GRANTS)
 def test_what_confines_the_program_is_told(line: str, rules: set[str], tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text(f"{line}\n")
-    environment = {**os.environ, "HOME": f"{tmp_path}-home"}
+    environment = {**os.environ, "HOME": f"{tmp_path}-home", "TMPDIR": "tmp"}
     environment.pop("XDG_CACHE_HOME", None)
     words = [sys.executable, "-m", "callfence", "lint", "--level", "note", "--format", "json", "it.policy"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
