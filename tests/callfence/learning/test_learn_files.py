@@ -14,6 +14,8 @@ import pytest
 from calls import native
 from needed import needs_root
 
+from callfence.learning.files import _is_public
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -412,6 +414,25 @@ def test_a_hidden_folder_is_made_in_a_service_s_home_below_the_working_folder(tm
         done = learn(Path(place), *command, environment={"HOME": f"{place}/home"})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "it.policy").read_text().count("path $HOME/.app: read, write, create\npath /") == 1
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("kind", "mode", "is_public"),
+    [
+        ("file", 0o644, True), ("file", 0o755, True), ("file", 0o640, False), ("file", 0o646, False), ("folder", 0o755, True),
+        ("folder", 0o754, False), ("folder", 0o751, False), ("folder", 0o757, False), ("fifo", 0o644, False),
+    ],
+)  # fmt: skip
+def test_a_folder_is_public_if_all_in_it_is(kind: str, mode: int, is_public: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/srv") as place:
+        os.chmod(place, 0o755)
+        path = os.path.join(place, "it")
+        {"file": os.mknod, "folder": os.mkdir, "fifo": os.mkfifo}[kind](path)
+        os.chmod(path, mode)
+        assert _is_public(place) is is_public
+        os.chmod(place, 0o711)
+        assert not _is_public(place)
 
 
 @needs_root

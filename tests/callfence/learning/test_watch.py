@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.abc
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 import callfence.learning
 from callfence.learning import watch
 from callfence.learning.options import parse
-from callfence.learning.progress import Attached, plain_lines, progress
+from callfence.learning.progress import Attached, _similar, plain_lines, progress
 from callfence.tracer.errors import TracerError
 
 
@@ -108,3 +109,21 @@ def test_few_calls_of_attached_processes_are_a_gap(calls: int, gap: str, monkeyp
     monkeypatch.setattr(time, "monotonic", lambda: began + 10)
     attached.end(SimpleNamespace(calls=calls))  # type: ignore[arg-type]
     assert gaps == [gap] * bool(gap)
+
+
+def test_other_processes_of_the_same_program_are_those_of_its_session() -> None:
+    """Two that sleep and one that reads, in a session of their own; another one that sleeps is in this session."""
+    shell = ("sh", "-c", "sleep 60 & echo $!; sleep 60 & echo $!; cat")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(shell, start_new_session=True, **pipes) as session, subprocess.Popen(["sleep", "60"]) as here:
+        assert session.stdin and session.stdout
+        first, second = int(session.stdout.readline()), int(session.stdout.readline())
+        try:
+            for pid in (first, second, here.pid):
+                while not os.readlink(f"/proc/{pid}/exe").endswith("sleep"):
+                    time.sleep(0.01)
+            assert _similar((first,), {first}) == [second]
+            assert _similar((first,), {first, second}) == _similar((here.pid,), {here.pid}) == []
+        finally:
+            here.kill()
+            os.killpg(session.pid, signal.SIGKILL)
