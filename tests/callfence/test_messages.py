@@ -29,7 +29,9 @@ POLICIES = {
     "cron": "path /etc: read, write\ntcp connect: 443\nread: allow\n",
     "sockets": "socket: allow\nconnect: allow\n",
     "shell": "socket: allow\nconnect: allow\ndup2: allow\nexecve: allow\n",
+    "failing": "read: errno EPERM\n",
     "one": "read: fd == 1\n",
+    "either": "read: fd == 1 || fd == 2\n",
     "two": "read: fd == 1 || fd == 2\nkill: sig == 0\n",
     "risky": "read: allow\nptrace: allow\nsetns: allow  # why: it must\n",
 }
@@ -246,6 +248,20 @@ warning: kill: it newly sends signals to any process of its user [signals-to-oth
   seen    in no recorded run
 
 two.policy: 2 undecided
+""",
+        "",
+    ),
+    "review --no-terminal --against failing.policy either.policy": (
+        1,
+        """
+(1 of 1)
+  - read: errno EPERM
+  + read: fd == 1 || fd == 2
+  allows  read(fd=1, buf=NULL, count=0)
+  kill    read(fd=0, buf=NULL, count=0)
+  seen    in no recorded run
+
+either.policy: 1 undecided
 """,
         "",
     ),

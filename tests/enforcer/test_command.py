@@ -60,7 +60,7 @@ def test_a_mistyped_program_is_not_found_rather_than_its_policy(place):
 
 def test_a_phase_that_no_process_could_enter(place):
     """An implied set might have allowed the call; the parser refuses the rest."""
-    place.policy("implied 1\nphase serve after listen\nmkdir: allow until serve\n", "true.policy")
+    place.policy("implied 1\nphase serve after listen\nmkdirat: allow until serve\n", "true.policy")
     done = place.enforce("true")
     message = "enforce: true.policy: phase serve denies listen, the call by which a process enters it\n"
     assert (done.returncode, done.stdout, done.stderr) == (125, "", message)

@@ -103,3 +103,30 @@ def test_the_status_tells_of_what_is_undecided_and_of_a_unit_that_does_not_start
     monkeypatch.setattr(units, "state", lambda _: State("active", "running", 0, "success", 0))
     assert command.main(["review", "it", "--settle", "0"]) == expected
     assert ("callfence service: it did not start: it failed" in capsys.readouterr().err) == (not starts)
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "active", "restarts"),
+    [
+        ([], "", "active", True),
+        ([], "", "failed", True),
+        ([], "", "inactive", False),
+        (["--no-restart"], "", "active", False),
+        ([], "systemd has no such service (not-found)", "active", False),
+    ],
+)
+def test_only_a_unit_that_was_started_is_restarted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], missing: str, active: str, restarts: bool
+) -> None:
+    assert command.main(["enforce", "it", "--force", "--no-restart"]) == 0
+    calls: list[str] = []
+    monkeypatch.setattr(units, "unit", lambda _: Unit("it.service", "", "", "simple", missing))
+    monkeypatch.setattr(units, "state", lambda _: State(active, "", 0, "success", 0))
+
+    def systemctl(action: str, *_: str) -> str:
+        calls.append(action)
+        return ""
+
+    monkeypatch.setattr(units, "systemctl", systemctl)
+    assert command.main(["remove", "it", "--settle", "0", *words]) == int(active == "failed")
+    assert [action for action in calls if action != "daemon-reload"] == (["reset-failed", "restart"] if restarts else [])

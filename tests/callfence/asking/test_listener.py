@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -93,6 +94,23 @@ def test_another_user_does_not_answer(tmp_path: Path, user: int) -> None:
                 Program(path)
         else:
             assert Program(path).fileno() >= 0
+
+
+@pytest.mark.parametrize(("pid", "more", "group", "is_answered"), [(1, 0, 1, True), (0, 1, 0, False)])
+def test_the_user_who_connects_decides_whether_it_is_answered(
+    pid: int, more: int, group: int, is_answered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = os.geteuid()
+    credentials = struct.pack("3i", user + pid, user + more, user + group)
+    monkeypatch.setattr(socket.socket, "getsockopt", lambda *_: credentials)
+    with Listener(tmp_path / "ask", lambda question: "run"), socket.socket(socket.AF_UNIX) as enforce:
+        enforce.settimeout(20)
+        enforce.connect(str(tmp_path / "ask"))
+        received = b""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            enforce.sendall(json.dumps(QUESTION).encode() + b"\n")
+            received = enforce.recv(1 << 16)
+    assert bool(received) == is_answered
 
 
 @pytest.mark.parametrize("line", [b"[" * 100_000 + b"\n", b"{}\n", b"5\n", b"x\n", b'{"type": "question"}\n', b"x" * (1 << 25)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -120,15 +121,22 @@ def test_the_program_may_be_at_the_other_end_of_standard_input() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_another_users_program_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pid", "user", "group", "is_asked"),
+    [(9, 0, 7, True), (9, 5, 7, True), (0, 6, 0, False), (5, 6, 5, False), (5, 5 + (1 << 24), 5, False)],
+)
+def test_the_user_who_listens_decides_whether_a_program_is_asked(
+    pid: int, user: int, group: int, is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = struct.pack("3i", pid, user, group)
+    monkeypatch.setattr(os, "geteuid", lambda: 5)
+    monkeypatch.setattr(socket.socket, "getsockopt", lambda *_: credentials)
     for path, address in ((str(tmp_path / "socket"), str(tmp_path / "socket")), (f"@it-{os.getpid()}", f"\0it-{os.getpid()}")):
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen()
-            Program(path)._socket.close()
-            user = os.geteuid()
-            monkeypatch.setattr(os, "geteuid", lambda user=user: user + 1)
-            if user:  # root may answer for everybody
+            if is_asked:
+                Program(path)._socket.close()
+            else:
                 with pytest.raises(PermissionError, match="another user listens there"):
                     Program(path)
-            monkeypatch.undo()

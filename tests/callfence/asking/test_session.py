@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import for_this_machine, native
 
-from callfence.asking.session import Session
+from callfence.asking.session import Session, _Reader
 from callfence.tracer.errors import UserError
 from callfence.tracer.proc import state_of
 
@@ -73,6 +73,36 @@ def test_always_adds_nothing_to_a_policy_that_denies_it_by_now(policy: Path, tmp
             session.grant(denial.number, "", "me", always=True)
         assert str(caught.value) == f"{policy} denies {native('link')} explicitly; `callfence allow --force` allows it"
         assert policy.read_text() == text and session.run(LINK).status == 1
+
+
+@pytest.mark.parametrize("stream", ["", " >&2"])
+def test_the_first_16_mib_of_an_output_are_kept(stream: str, policy: Path, tmp_path: Path) -> None:
+    policy.write_text("default allow\n")
+    script = f"{{ head -c {(1 << 24) - 1} /dev/zero; printf 12; }}{stream}"
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["sh", "-c", script])
+    kept, other = (done.errors, done.output) if stream else (done.output, done.errors)
+    assert (done.status, len(kept), kept[-2:], other) == (0, 1 << 24, b"\x001", b"")
+
+
+def test_what_a_command_leaves_behind_may_write_soon_after(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callfence.asking.session._LAST", 60.0)
+    policy.write_text("default allow\n")
+    with Session(policy, folder=tmp_path) as session:
+        assert session.run(["sh", "-c", "(sleep 1; echo late) & echo soon"]).output == b"soon\nlate\n"
+
+
+def test_nothing_is_kept_of_what_comes_after_an_output_is_taken() -> None:
+    reading, writing = os.pipe()
+    reader = _Reader(reading)
+    os.write(writing, b"one")
+    assert reader.taken() in (b"", b"one")
+    os.write(writing, b"two")
+    os.close(writing)
+    reader.join(20)
+    assert (reader.is_alive(), reader.taken()) == (False, b"")
 
 
 @pytest.mark.long

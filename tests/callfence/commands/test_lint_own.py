@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import for_this_machine
 
+from callfence.commands import lint
 from tests.formats.outputs import check_output
 
 ROOT = Path(__file__).parents[3]
@@ -59,3 +61,13 @@ def test_learn_says_which_files_it_can_change(tmp_path: Path) -> None:
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert f"it may change files below ., among them {what}\n" in done.stderr
         (tmp_path / "new").unlink()
+
+
+@pytest.mark.parametrize(("spare", "end"), [(1, "== PTRACE_TRACEME"), (0, "== PTRACE_TRACEME"), (-1, "== PTRACE_TRACEM ...")])
+def test_a_long_entry_is_cut(
+    spare: int, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "it.policy").write_text(for_this_machine("ptrace: request == PTRACE_TRACEME\n"))
+    monkeypatch.setattr(lint, "_MAX_TEXT", len("ptrace: request == PTRACE_TRACEME") + spare)
+    assert lint.main([str(tmp_path / "it.policy")]) == 1
+    assert f"\n  entry   ptrace: request {end}\n" in capsys.readouterr().out
