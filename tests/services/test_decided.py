@@ -32,6 +32,7 @@ def folder(tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(units, "state", lambda _: State("inactive", "dead", 0, "success", 0))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(command.compile_, "main", lambda _: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)  # services are root's
     return tmp_path
 
 
