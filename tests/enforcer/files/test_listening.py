@@ -126,8 +126,10 @@ def test_a_task_is_like_this_process_if_all_its_ids_are_the_same(
 
 def test_a_descriptor_is_still_the_socket_or_another_one() -> None:
     with socket.socket() as first, socket.socket() as other:
+        before = len(os.listdir("/proc/self/fd"))
         assert listening._is_still(first.fileno(), os.getpid(), os.getpid(), first.fileno())
         assert not listening._is_still(first.fileno(), os.getpid(), os.getpid(), other.fileno())
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def request_of(descriptor: int, *, is_waiting: bool = True) -> Any:
@@ -142,7 +144,11 @@ def listened(request: Any, *granted: int) -> int | None:
         assert task == os.getpid()
         return make()
 
-    return listening.listen(request, granted.__contains__, acting)
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        return listening.listen(request, granted.__contains__, acting)
+    finally:
+        assert len(os.listdir("/proc/self/fd")) == before, "a copy of the socket stays open"
 
 
 def test_a_tcp_socket_listens_at_a_port_that_is_granted_or_that_it_has() -> None:
